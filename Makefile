@@ -1,0 +1,68 @@
+# One word per chore; CI runs the same words.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+UV := var/tools/uv/bin/uv
+export PYTHONPATH := $(CURDIR):$(CURDIR)/plugins
+
+.PHONY: help install check format test unit integration e2e demo bench up down lock
+
+help: ## List the words
+	@grep -hE '^[a-z0-9. _-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9._-]+).*## (.*)/  make \1\t\2/' | expand -t 20
+
+install: $(VENV)/.installed ## Install everything into this folder (.venv, var/tools)
+
+$(VENV)/.installed: requirements.txt | $(UV)
+	@test -x $(BIN)/python || $(UV) venv --quiet --no-python-downloads --python "$$(.ci/python)" $(VENV)
+	@echo "installing $$(grep -c == requirements.txt) locked packages into $(VENV)"
+	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet requirements.txt
+	@touch $@
+
+$(UV):
+	@echo "installing uv into var/tools"
+	@mkdir -p var/tools
+	@"$$(.ci/python)" -m venv var/tools/uv || { rm -rf var/tools/uv; .ci/apt python3-venv && "$$(.ci/python)" -m venv var/tools/uv; }
+	@var/tools/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+check: install ## Lint, format check, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## Put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: check unit integration e2e ## Everything: check and all tiers that this machine can run
+
+unit: install ## Tests that need nothing (under a minute)
+	$(BIN)/pytest tests/unit
+
+integration: install ## One real service each: Kafka, NGINX, Prometheus, Airflow, gunicorn, DVC
+	$(BIN)/pytest tests/integration
+
+e2e: install ## The demo's scenarios from start to end
+	$(BIN)/pytest tests/e2e
+
+demo: install ## The whole loop, live: SCENARIO=good|slow|bad-rmse, ONCE=1 to end after the verdict
+	@$(BIN)/python -m pipelines demo --scenario "$(or $(SCENARIO),good)" $(if $(filter-out 0,$(ONCE)),--once)
+
+bench: install ## Ours beside the alternatives, as ratios
+	$(BIN)/python tests/benchmarks/bench.py
+
+up: install ## Start the one-machine stack in the background
+	@$(BIN)/python -m pipelines up
+
+down: ## Stop the one-machine stack and the demo
+	@$(BIN)/python -m pipelines down
+
+lock: $(UV) ## Resolve the dependencies again: requirements.txt, serving/requirements.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --no-annotate --upgrade \
+		--custom-compile-command "make lock" --group dev pyproject.toml -o requirements.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --no-annotate \
+		--custom-compile-command "make lock" -c requirements.txt serving/requirements.in -o serving/requirements.txt
+
+.env.example: pipelines/settings.py | install
+	$(BIN)/python -m pipelines settings > $@

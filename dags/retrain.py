@@ -1,0 +1,63 @@
+"""# Retrain
+
+Reads what viewers did since the last run, checks it, trains, judges the model and gives it a version.
+A new version starts the DAG **release** by itself.
+
+Runs every `MARQUEE_RETRAIN_EVERY_DAYS` days (2 unless changed), for the first time as soon as it is
+switched on, and whenever you trigger it. One run at a time.
+
+| Task | What it does |
+|---|---|
+| `collect` | events become batches, each exactly once |
+| `validate` | checks the new batches against `expectations/` |
+| `train` | judges the recipe on the newest ratings, then fits it on everything |
+| `gate` | compares with the limits and with the serving model |
+| `version` | commits data and model as one version and publishes the asset `model` |
+
+**Skipped (pink)?** No event has come since the last run. There is nothing to do, and nothing is released.
+
+**Red?** You have been told why by Slack or e-mail; the same reason stands in the log of the red task.
+
+* `validate` or `gate` red *without a retry*: data or model was **refused**. Nothing was released and the
+  serving model stays. `expectations/README.md` says for each check what to do; for the gate look at the
+  newest ratings, or change `MARQUEE_MAX_RMSE` / `MARQUEE_MAX_RMSE_WORSE` if the limit is wrong.
+* Anything else was tried three times. Mend the cause, then *clear* the red task: the run goes on from
+  there. Every task may be run again; none does its work twice.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Metadata, chain, task
+
+from marquee_airflow.assets import MODEL
+from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, folder_name, outcomes
+from marquee_airflow.notifiers import announce
+from pipelines.settings import settings
+
+
+@task
+@outcomes()
+def collect() -> dict[str, Any]:
+    """Turn the events that came since the last run into batches."""
+    from pipelines import retrain
+
+    return retrain.collect(settings(), announce=announce)
+
+
+@task
+@outcomes()
+def validate(run_id: str) -> dict[str, Any]:
+    """Check the new batches; a critical failure refuses them."""
+    from pipelines import retrain
+
+    return retrain.validate(settings(), run_id=folder_name(run_id), announce=announce)
+
+
+@task
+@outcomes()
+def train(run_id: str) -> dict[str, Any]:
+    """Judge the recipe, then fit it on everything; returns the metrics."""
+    from pipelines import retrain
+
+    return retrain.train(settings(), run_id=folder_name(run_id))

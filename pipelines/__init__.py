@@ -1,0 +1,1 @@
+"""Marquee: retrain, release and account for a movie recommender."""

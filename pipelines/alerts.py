@@ -1,0 +1,96 @@
+"""The text of every alert, in one place: what was observed, the limit, where to look, what to do."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """What Slack shows and the e-mail carries."""
+
+    title: str
+    """One line, also the subject of the e-mail."""
+    body: str
+    """Plain text: observed, limit, where to look, what to do."""
+
+    @property
+    def text(self) -> str:
+        """Title and body together, for Slack and logs."""
+        return f"{self.title}\n{self.body}"
+
+
+def data_refused(failed: list[str], report: str) -> Alert:
+    """New data broke a critical expectation; ``failed`` are its lines with counts."""
+    lines = "\n".join(f"- {line}" for line in failed)
+    return Alert(
+        title=f"Marquee: data refused, {len(failed)} critical check(s) failed",
+        body=f"Observed:\n{lines}\nNothing was trained; the serving model stays.\n"
+        f"Where to look: {report}\n"
+        "What to do: expectations/README.md says for each check why it exists and what to do.",
+    )
+
+
+def model_refused(reason: str, rmse: float, limit: float, where: str) -> Alert:
+    """The gate refused a model; ``rmse`` and ``limit`` in rating stars."""
+    return Alert(
+        title=f"Marquee: model refused, RMSE {rmse:.4f} (limit {limit:g})",
+        body=f"Observed: {reason}\nNothing was released; the serving model stays.\n"
+        f"Where to look: {where}\n"
+        "What to do: look at the newest ratings; retrain when they are sound, "
+        "or change MARQUEE_MAX_RMSE / MARQUEE_MAX_RMSE_WORSE if the limit is wrong.",
+    )
+
+
+def registry_not_pushed(version: int, reason: str) -> Alert:
+    """A version exists only on this machine."""
+    return Alert(
+        title=f"Marquee: version {version} could not be pushed",
+        body=f"Observed: {reason}\nThe version is complete on this machine and goes on to release.\n"
+        "What to do: mend the remote; the next run pushes everything that is missing.",
+    )
+
+
+def offsets_gone_back(notes: list[str]) -> Alert:
+    """The topic is not the one that was collected before, or it lost events we had not read."""
+    lines = "\n".join(f"- {note}" for note in notes)
+    return Alert(
+        title="Marquee: the event topic changed under us",
+        body=f"Observed:\n{lines}\nEverything collected before is kept and still trained on.\n"
+        "What to do: nothing, if the topic was re-created or trimmed on purpose.",
+    )
+
+
+def promoted(version: int, previous: int | None, reason: str, where: str) -> Alert:
+    """A version now answers all viewers."""
+    return Alert(
+        title=f"Marquee: version {version} promoted",
+        body=f"Observed: {reason}\nBefore: {f'version {previous}' if previous else 'nothing'}.\nWhere to look: {where}",
+    )
+
+
+def aborted(version: int, serving: int | None, reason: str, where: str) -> Alert:
+    """A candidate was taken away."""
+    return Alert(
+        title=f"Marquee: version {version} taken away",
+        body=f"Observed: {reason}\nStill serving: {f'version {serving}' if serving else 'nothing'}.\n"
+        f"Where to look: {where}\n"
+        "What to do: find out why before the next release; "
+        "`python -m pipelines status` shows the looks that led here.",
+    )
+
+
+def asked(version: int, reason: str, where: str) -> Alert:
+    """Nothing could be measured; a person has to decide."""
+    return Alert(
+        title=f"Marquee: version {version} needs your decision",
+        body=f"Observed: {reason}\nThe candidate keeps its share of the users until you decide.\n"
+        f"Where to look: {where}\n"
+        "What to do: open the task `ask` of the DAG `release` and choose promote or abort.",
+    )
+
+
+def rolled_back(version: int, previous: int | None, why: str) -> Alert:
+    """A person put a version back."""
+    return Alert(
+        title=f"Marquee: rolled back to version {version}",
+        body=f"Observed: {f'version {previous}' if previous else 'nothing'} was serving. Reason given: {why or 'none'}.",
+    )

@@ -1,0 +1,1 @@
+"""Events become batches, batches become something that may be trained on."""

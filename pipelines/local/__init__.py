@@ -1,0 +1,1 @@
+"""The one-machine stack: real parts under one supervisor, viewers included."""

@@ -1,0 +1,204 @@
+"""The one-machine stack: which programs it has, on which ports, and how it starts and stops.
+
+supervisord runs everything; its configuration is the only list of what belongs to the stack.
+"""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from string import Template
+
+import httpx
+
+from pipelines.errors import StackError
+from pipelines.local import broker, parts
+from pipelines.local.airflow import airflow_environment
+from pipelines.release import world
+from pipelines.release.fleet import STABLE_REPLICAS
+from pipelines.release.fleet.local import LocalFleet
+from pipelines.release.router import Split
+from pipelines.settings import PROJECT_DIR, Settings, environment
+
+_START_S = 180.0
+_STOP_S = 60.0
+_PROMETHEUS_TEMPLATE = PROJECT_DIR / "docker" / "prometheus" / "prometheus.local.yml.template"
+
+
+class Stack:
+    """Starts and stops the stack of one ``config``; its run-time folder is the stack's identity."""
+
+    def __init__(self, config: Settings, *, kafka_home: Path | None) -> None:
+        """Use a Kafka in ``kafka_home``; None: there is none, events come from a file."""
+        self.config = config
+        self.supervisor = world.supervisor(config)
+        self.kafka_home = kafka_home
+        self._tools_dir = PROJECT_DIR / "var" / "tools"
+
+    def check_ports(self) -> None:
+        """Make sure that every port of the stack is free.
+
+        Raises:
+            StackError: naming every taken port with its setting.
+        """
+        taken = [
+            f"  {port} (MARQUEE_{name.upper()})"
+            for name, port in self._ports().items()
+            if not _is_free(self.config.bind if name in _PUBLIC else "127.0.0.1", port)
+        ]
+        if taken:
+            raise StackError(
+                "these ports are taken by another program:\n" + "\n".join(taken) + "\n"
+                "stop it (an older stack: `make down`) or set another port, for example "
+                f"{taken[0].strip().split('(')[1].rstrip(')')}={self._ports_end()}"
+            )
+
+    def start(self, extra_environment: Mapping[str, str] | None = None) -> None:
+        """Write every program and start supervisord; returns when its control socket answers."""
+        self.supervisor.write_config()
+        for path in self.supervisor.programs_dir.glob("*.ini"):
+            if not path.stem.startswith("replica-"):
+                path.unlink()
+        self._write_programs()
+        with (self.supervisor.logs_dir / "supervisord.out").open("ab") as out:
+            # A session of its own: Ctrl-C in the terminal is for us, who then stop it in order.
+            subprocess.Popen(  # noqa: S603 - our own command
+                self.supervisor.command(),
+                env={**os.environ, **environment(self.config), **(extra_environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                cwd=PROJECT_DIR,
+            )
+        wait_for("supervisord", lambda: self.supervisor.socket_path.exists() and bool(self.supervisor.status()))
+
+    def add(self, name: str, arguments: list[str]) -> None:
+        """Add a Python program of ours (``python -m pipelines …``) to the running stack."""
+        self.supervisor.write_program(name, _program([sys.executable, "-m", "pipelines", *arguments]))
+        self.supervisor.update()
+
+    def remove(self, name: str) -> None:
+        """Take a program out of the running stack."""
+        self.supervisor.remove_program(name)
+        self.supervisor.update()
+
+    def stop(self) -> None:
+        """Stop every program; returns when supervisord has gone. Does nothing when there is none."""
+        pid = self._supervisord_pid()
+        if pid is None:
+            return
+        os.kill(pid, signal.SIGTERM)
+        wait_for("the end of the stack", lambda: self._supervisord_pid() is None, within_s=_STOP_S)
+
+    def is_up(self) -> bool:
+        """Whether a supervisord of this run-time folder lives."""
+        return self._supervisord_pid() is not None
+
+    def _supervisord_pid(self) -> int | None:
+        try:
+            pid = int(self.supervisor.pid_path.read_text())
+            # A pid can be another program's by now: only a supervisord of this folder counts.
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return None
+        return pid if str(self.supervisor.config_path).encode() in command else None
+
+    def _ports(self) -> dict[str, int]:
+        names = ["nginx_port", "stable_1_port", "stable_2_port", "canary_port", "airflow_port", "prometheus_port"]
+        if self.kafka_home:
+            names += ["kafka_port", "kafka_controller_port"]
+        return {name: getattr(self.config, name) for name in [*names, "smtp_catcher_port", "slack_catcher_port"]}
+
+    def _ports_end(self) -> int:
+        return max(self._ports().values()) + 1
+
+    def _write_programs(self) -> None:
+        config = self.config
+        if self.kafka_home:
+            data_dir = config.var_dir / "kafka"
+            broker.prepare(self.kafka_home, data_dir, config.kafka_port, config.kafka_controller_port)
+            command = broker.command(self.kafka_home, data_dir, config.kafka_port, config.kafka_controller_port)
+            self.supervisor.write_program("kafka", _program(command.argv, command.env))
+        self._write_nginx()
+        self._write_prometheus()
+        home = config.var_dir / "airflow"
+        airflow = Path(sys.executable).with_name("airflow")
+        # `standalone` migrates its database, makes the login and runs every component.
+        self.supervisor.write_program(
+            "airflow", _program([str(airflow), "standalone"], airflow_environment(config, home), stopwaitsecs="30")
+        )
+        self.supervisor.write_program("recorder", _program([sys.executable, "-m", "pipelines", "recorder"]))
+
+    def _write_nginx(self) -> None:
+        nginx = world.local_nginx(self.config)
+        fleet = LocalFleet(self.config, self.supervisor)
+        if not nginx.config_path.exists():
+            nginx.write(Split(tuple(fleet.address(replica) for replica in STABLE_REPLICAS)))
+        self.supervisor.write_program("nginx", _program(nginx.command(), stopsignal="QUIT"))
+
+    def _write_prometheus(self) -> None:
+        config = self.config
+        folder = config.var_dir / "prometheus"
+        folder.mkdir(parents=True, exist_ok=True)
+        text = Template(_PROMETHEUS_TEMPLATE.read_text()).substitute(
+            stable_1=f"127.0.0.1:{config.stable_1_port}",
+            stable_2=f"127.0.0.1:{config.stable_2_port}",
+            canary=f"127.0.0.1:{config.canary_port}",
+            prometheus=f"127.0.0.1:{config.prometheus_port}",
+        )
+        (folder / "prometheus.yml").write_text(text)
+        arguments = [
+            str(parts.prometheus(self._tools_dir)),
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{config.prometheus_port}",
+        ]
+        self.supervisor.write_program("prometheus", _program(arguments))
+
+
+_PUBLIC = ("nginx_port", "airflow_port")
+
+
+def wait_for(what: str, is_there: Callable[[], bool], *, within_s: float = _START_S) -> None:
+    """Wait until ``is_there`` says so.
+
+    Raises:
+        StackError: naming ``what`` did not come within ``within_s``.
+    """
+    deadline = time.monotonic() + within_s
+    while not is_there():
+        if time.monotonic() > deadline:
+            raise StackError(f"waited {within_s:.0f} s for {what} in vain; see the logs in the run-time folder")
+        time.sleep(0.2)
+
+
+def answers(url: str) -> bool:
+    """Whether ``url`` answers with a success."""
+    try:
+        return httpx.get(url, timeout=2.0).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _program(arguments: list[str], env: Mapping[str, str] | None = None, **options: str) -> dict[str, str]:
+    program = {"command": shlex.join(arguments), "directory": str(PROJECT_DIR), **options}
+    if env:
+        program["environment"] = ",".join(f'{key}="{value}"' for key, value in env.items())
+    return program
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        # A port in TIME_WAIT may be taken at once, as the servers do themselves.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

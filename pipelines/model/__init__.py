@@ -1,0 +1,1 @@
+"""Batches become a model, judged, versioned and laid out for serving."""

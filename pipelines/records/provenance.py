@@ -1,0 +1,41 @@
+"""Where a version comes from: one row of ``tracking`` a version, so that every answer leads to its data."""
+
+from datetime import datetime
+
+from sqlalchemy import Engine
+
+from pipelines.records.database import naive_utc, upsert
+from pipelines.records.tables import tracking
+
+
+def record_version(
+    engine: Engine,
+    *,
+    version_number: int,
+    data_creation: datetime,
+    trained_on: datetime,
+    model_rmse: float,
+    git_commit: str,
+    run_id: str,
+) -> None:
+    """Write the row of a version; writing it again overwrites it.
+
+    Args:
+        engine: the records database.
+        version_number: N of the registry's tag ``vN``.
+        data_creation: time of the newest event the version was trained on (no zone: UTC).
+        trained_on: when it was trained (no zone: UTC).
+        model_rmse: hold-out RMSE, rating stars.
+        git_commit: registry commit, 40 hex digits.
+        run_id: run that trained it.
+    """
+    row = {
+        "version_number": version_number,
+        "data_creation": naive_utc(data_creation),
+        "trained_on": naive_utc(trained_on),
+        "model_rmse": model_rmse,
+        "git_commit": git_commit,
+        "run_id": run_id,
+    }
+    with engine.begin() as connection:
+        upsert(connection, tracking, row)

@@ -1,0 +1,94 @@
+"""The tables of the records database; migrations under ``migrations/`` bring them into being.
+
+All times are UTC, stored without zone. ``reccom`` and ``tracking`` carry the names of the ancestor, so
+its join query runs as written.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.mysql import DATETIME
+
+metadata = MetaData()
+
+# SQLite counts rows by itself only in a column that is INTEGER.
+_RowId = BigInteger().with_variant(Integer, "sqlite")
+
+# MySQL rounds a plain DATETIME to whole seconds.
+_Time = DateTime().with_variant(DATETIME(fsp=6), "mysql", "mariadb")
+
+tracking = Table(
+    "tracking",
+    metadata,
+    Column("version_number", Integer, primary_key=True, autoincrement=False),
+    Column("data_creation", _Time, nullable=False, comment="newest event the version was trained on"),
+    Column("trained_on", _Time, nullable=False, comment="when it was trained"),
+    Column("model_rmse", Float, nullable=False, comment="hold-out RMSE, rating stars"),
+    Column("git_commit", String(40), nullable=False, comment="registry commit"),
+    Column("run_id", String(250), nullable=False, comment="run that trained it"),
+)
+
+reccom = Table(
+    "reccom",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("version_number", Integer, nullable=False),
+    Column("user_id", String(255), nullable=False, comment="as asked for, cut to 255 characters"),
+    Column("served_at", _Time, nullable=False),
+    Column("arm", String(16), nullable=False),
+    Column("replica", String(64), nullable=False),
+    Column("source", String(16), nullable=False, comment="rung of the fallback ladder"),
+    Column("movie_ids", Text, nullable=False, comment="best first, comma-separated"),
+    Column("latency_ms", Float, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("canary_percent", SmallInteger, nullable=True, comment="split in force; null: asked past NGINX"),
+    Index("ix_reccom_version_user", "version_number", "user_id"),
+    Index("ix_reccom_user_time", "user_id", "served_at"),
+)
+
+spools = Table(
+    "spools",
+    metadata,
+    Column("file", String(255), primary_key=True),
+    Column("shipped_bytes", BigInteger, nullable=False),
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("release_id", _RowId, primary_key=True, autoincrement=True),
+    Column("version", Integer, nullable=False),
+    Column("previous", Integer, nullable=True, comment="version that served when the release was opened"),
+    Column("state", String(16), nullable=False),
+    Column("plan", JSON, nullable=False, comment="limits this release is judged by"),
+    Column("requested_by", String(250), nullable=False),
+    Column("opened_at", _Time, nullable=False),
+    Column("watch_from", _Time, nullable=True, comment="the candidate's own window begins"),
+    Column("decided_at", _Time, nullable=True),
+    Column("verdict", String(24), nullable=True),
+    Column("reason", Text, nullable=True),
+)
+
+looks = Table(
+    "looks",
+    metadata,
+    Column("look_id", _RowId, primary_key=True, autoincrement=True),
+    Column("release_id", _RowId, ForeignKey("releases.release_id"), nullable=False),
+    Column("at", _Time, nullable=False),
+    Column("measurement", JSON, nullable=False),
+    Column("verdict", String(24), nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("ix_looks_release", "release_id", "at"),
+)

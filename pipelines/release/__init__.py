@@ -1,0 +1,1 @@
+"""A version meets viewers: split, watch, verdict, promote or abort."""

@@ -1,0 +1,39 @@
+"""The replicas that answer viewers, behind one interface for one machine and for containers."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+STABLE_REPLICAS = ("stable-1", "stable-2")
+CANARY_REPLICA = "canary"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What one replica is doing, as asked from the replica itself."""
+
+    replica: str
+    address: str
+    """host:port."""
+    version: int | None
+    """Version it is ready to answer with; None: it is there but not ready."""
+    arm: str
+
+
+class Fleet(Protocol):
+    """Starts, moves and removes replicas; every call may be repeated."""
+
+    def deploy(self, replica: str, version: int, *, arm: str) -> None:
+        """Make ``replica`` answer with ``version``; returns when it is ready, does nothing when it is so already.
+
+        Raises:
+            FleetError: the replica did not become ready in time.
+        """
+
+    def remove(self, replica: str) -> None:
+        """Take ``replica`` away; does nothing when there is none."""
+
+    def running(self) -> dict[str, Running]:
+        """Return the replicas that exist, by name."""
+
+    def address(self, replica: str) -> str:
+        """Return host:port of ``replica``, whether it exists or not."""

@@ -1,0 +1,107 @@
+"""The fleet on one machine: gunicorn replicas as programs of a running supervisord.
+
+What should run is what stands in ``programs/``: one file a replica, written by rename. A supervisord that
+is started anew finds the same replicas there.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+from pipelines.errors import FleetError
+from pipelines.release.fleet import CANARY_REPLICA, Running
+from pipelines.release.fleet.supervisor import Supervisor
+from pipelines.settings import PROJECT_DIR, Settings
+
+APP = "serving.wsgi:create_app_from_env()"
+
+
+class LocalFleet:
+    """Replicas under supervisord; see :class:`pipelines.release.fleet.Fleet`."""
+
+    def __init__(self, config: Settings, supervisor: Supervisor) -> None:
+        """Use the ports, folders and worker counts of ``config``."""
+        self._config = config
+        self._supervisor = supervisor
+        self._ports = {
+            "stable-1": config.stable_1_port,
+            "stable-2": config.stable_2_port,
+            CANARY_REPLICA: config.canary_port,
+        }
+
+    def deploy(self, replica: str, version: int, *, arm: str) -> None:
+        """Write the replica's program, have supervisord take it, wait for ``/readyz``."""
+        model_dir = self._config.models_dir / f"v{version}"
+        if not (model_dir / "model.json").exists():
+            raise FleetError(
+                f"there is no model in {model_dir}; fetch it with `python -m pipelines fetch {version}`"
+            )
+        self._supervisor.write_program(f"replica-{replica}", self._program(replica, model_dir, arm))
+        self._supervisor.update()
+        self._wait_ready(replica, version)
+
+    def remove(self, replica: str) -> None:
+        """Delete the replica's program and have supervisord stop it."""
+        self._supervisor.remove_program(f"replica-{replica}")
+        self._supervisor.update()
+
+    def running(self) -> dict[str, Running]:
+        """Ask every replica that has a program."""
+        names = [
+            path.stem.removeprefix("replica-") for path in self._supervisor.programs_dir.glob("replica-*.ini")
+        ]
+        return {name: self._ask(name) for name in sorted(names)}
+
+    def address(self, replica: str) -> str:
+        """Return the loopback address of ``replica``."""
+        try:
+            return f"127.0.0.1:{self._ports[replica]}"
+        except KeyError:
+            raise FleetError(f"no replica is named {replica!r}; there are {', '.join(self._ports)}") from None
+
+    def _program(self, replica: str, model_dir: Path, arm: str) -> dict[str, str]:
+        config = self._config
+        app = config.local_canary_app if arm == "canary" else APP
+        environment = {
+            "MARQUEE_MODEL_DIR": model_dir,
+            "MARQUEE_ARM": arm,
+            "MARQUEE_REPLICA": replica,
+            "MARQUEE_SPOOL_DIR": config.spool_dir,
+            "MARQUEE_BIND_ADDRESS": self.address(replica),
+            "MARQUEE_REPLICA_WORKERS": config.replica_workers,
+            "PROMETHEUS_MULTIPROC_DIR": config.var_dir / "prometheus-multiproc" / replica,
+            "PYTHONPATH": PROJECT_DIR,
+            # One BLAS thread a worker: two cores are shared by everything.
+            "OPENBLAS_NUM_THREADS": 1,
+        }
+        gunicorn = Path(sys.executable).with_name("gunicorn")
+        return {
+            "command": f"{gunicorn} -c {PROJECT_DIR / 'serving' / 'gunicorn.conf.py'} {app}",
+            "environment": ",".join(f'{key}="{value}"' for key, value in environment.items()),
+            "directory": str(PROJECT_DIR),
+        }
+
+    def _ask(self, replica: str) -> Running:
+        address = self.address(replica)
+        try:
+            response = httpx.get(f"http://{address}/readyz", timeout=2.0)
+            body = response.json() if response.status_code == 200 else {}
+        except (httpx.HTTPError, ValueError):
+            body = {}
+        return Running(replica, address, body.get("version"), body.get("arm", self._arm_of(replica)))
+
+    def _arm_of(self, replica: str) -> str:
+        return "canary" if replica == CANARY_REPLICA else "stable"
+
+    def _wait_ready(self, replica: str, version: int) -> None:
+        deadline = time.monotonic() + self._config.ready_timeout_s
+        while (running := self._ask(replica)).version != version:
+            if time.monotonic() > deadline:
+                raise FleetError(
+                    f"replica {replica} at {running.address} answers "
+                    f"{f'version {running.version}' if running.version else 'nothing'}, version {version} was wanted "
+                    f"within {self._config.ready_timeout_s:g} s; see {self._config.var_dir / 'logs'}/replica-{replica}.log"
+                )
+            time.sleep(0.1)

@@ -1,0 +1,137 @@
+"""supervisord, the process control of the one-machine stack: its files and its control command.
+
+Programs are single files in ``programs/`` that appear by rename, so that a supervisord that is asked to
+``update`` at any moment, or is started anew, never reads half a program.
+"""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from configparser import RawConfigParser
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock
+
+from pipelines.errors import FleetError
+
+_TIMEOUT_S = 120
+# Restarted for ever, with a pause that grows; stopped as a whole group, so that nothing is left behind.
+_PROGRAM_DEFAULTS = {
+    "autostart": "true",
+    "autorestart": "true",
+    "startsecs": "1",
+    "startretries": "1000000",
+    "stopasgroup": "true",
+    "killasgroup": "true",
+    "stopwaitsecs": "20",
+    "redirect_stderr": "true",
+    "stdout_logfile_maxbytes": "20MB",
+    "stdout_logfile_backups": "1",
+}
+
+
+class State(NamedTuple):
+    """One line of ``supervisorctl status``."""
+
+    name: str
+    state: str
+    """RUNNING, STARTING, BACKOFF, STOPPED, EXITED, FATAL …"""
+    detail: str
+
+
+class Supervisor:
+    """One supervisord, addressed by the folder it lives in."""
+
+    def __init__(self, folder: Path, logs_dir: Path) -> None:
+        """Keep the configuration in ``folder`` and the programs' logs in ``logs_dir``."""
+        self.folder = folder
+        self.logs_dir = logs_dir
+        self.programs_dir = folder / "programs"
+        self.config_path = folder / "supervisord.conf"
+        self.pid_path = folder / "supervisord.pid"
+
+    @property
+    def socket_path(self) -> Path:
+        """The control socket; outside the folder, because a socket's path may have 107 characters only."""
+        name = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"marquee-{name}.sock"
+
+    def write_config(self) -> None:
+        """Write the main configuration and make the folders it names."""
+        self.programs_dir.mkdir(parents=True, exist_ok=True)
+        self.logs_dir.mkdir(parents=True, exist_ok=True)
+        config = RawConfigParser()
+        config["supervisord"] = {
+            "nodaemon": "true",
+            "silent": "true",
+            "logfile": str(self.logs_dir / "supervisord.log"),
+            "pidfile": str(self.pid_path),
+            "childlogdir": str(self.logs_dir),
+            "minfds": "1024",
+        }
+        config["unix_http_server"] = {"file": str(self.socket_path), "chmod": "0700"}
+        config["rpcinterface:supervisor"] = {
+            "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
+        }
+        config["supervisorctl"] = {"serverurl": f"unix://{self.socket_path}"}
+        config["include"] = {"files": f"{self.programs_dir}/*.ini"}
+        _write(config, self.config_path)
+
+    def write_program(self, name: str, options: Mapping[str, str]) -> None:
+        """Put program ``name`` into place; :meth:`update` makes it run."""
+        config = RawConfigParser()
+        log = {"stdout_logfile": str(self.logs_dir / f"{name}.log")}
+        section = {**_PROGRAM_DEFAULTS, **log, **options}
+        config[f"program:{name}"] = {key: value.replace("%", "%%") for key, value in section.items()}
+        _write(config, self.programs_dir / f"{name}.ini")
+
+    def remove_program(self, name: str) -> None:
+        """Take program ``name`` out of place; :meth:`update` stops it."""
+        (self.programs_dir / f"{name}.ini").unlink(missing_ok=True)
+
+    def command(self) -> list[str]:
+        """Return the command line of supervisord in the foreground."""
+        return [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.config_path)]
+
+    def update(self) -> None:
+        """Start what is new, restart what changed, stop what is gone; everything else goes on."""
+        with FileLock(self.folder / "update.lock", timeout=_TIMEOUT_S):
+            self.control("update")
+
+    def status(self) -> dict[str, State]:
+        """Return what supervisord says of every program."""
+        lines = self.control("status", accepted=(0, 3)).splitlines()
+        states = [State(*(line.split(maxsplit=2) + [""])[:3]) for line in lines if line.strip()]
+        return {state.name: state for state in states}
+
+    def control(self, *arguments: str, accepted: tuple[int, ...] = (0,)) -> str:
+        """Run supervisorctl.
+
+        Raises:
+            FleetError: supervisord does not answer or refuses.
+        """
+        done = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(self.config_path), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode not in accepted:
+            raise FleetError(
+                f"supervisorctl {' '.join(arguments)} failed: {(done.stdout + done.stderr).strip()}; "
+                f"is the stack up? see {self.logs_dir / 'supervisord.log'}"
+            )
+        return done.stdout
+
+
+def _write(config: RawConfigParser, path: Path) -> None:
+    new = path.with_suffix(".new")
+    # Environments of programs hold secrets: nobody else may read them.
+    new.touch(mode=0o600)
+    with new.open("w") as file:
+        config.write(file)
+    new.replace(path)

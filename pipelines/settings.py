@@ -1,0 +1,272 @@
+"""All settings, read once from the environment (or ``.env``), checked together, frozen.
+
+Every field is an environment variable with the prefix ``MARQUEE_``: ``max_rmse`` is
+``MARQUEE_MAX_RMSE``. ``.env.example`` is generated from this file (``python -m pipelines settings``).
+"""
+
+import json
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipelines.errors import SettingsError
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+EXAMPLE_HEAD = """\
+# Every setting of Marquee with its default. Written by `make .env.example` (python -m pipelines settings).
+# Copy to .env and change what you need; the environment wins over .env.
+"""
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class EventSource(StrEnum):
+    """Where events are read from."""
+
+    KAFKA = "kafka"
+    FILE = "file"
+
+
+class Settings(BaseSettings):
+    """What a person may change; the docstring under each field is its line in ``.env.example``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MARQUEE_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    # --- where things are -------------------------------------------------------------------
+    var_dir: Path = Path("var")
+    """Folder of all run-time state: batches, models, registry, records, logs; relative to the project."""
+    records_url: str = ""
+    """SQLAlchemy address of the records database; empty: SQLite in the run-time folder."""
+
+    # --- events -----------------------------------------------------------------------------
+    event_source: EventSource = EventSource.KAFKA
+    """`kafka`, or `file` to read lines from MARQUEE_EVENT_FILE."""
+    event_file: Path | None = None
+    """The log that the file source reads, one event per line."""
+    kafka_servers: str = "127.0.0.1:9092"
+    """Bootstrap servers, comma-separated host:port."""
+    kafka_topic: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,200}$")] = "movielog4"
+    """Topic that carries the stream."""
+    kafka_partitions: tuple[int, ...] = ()
+    """Partitions to read, as a JSON list such as [0,1]; empty: all."""
+    kafka_timeout_s: Seconds = 30.0
+    """How long a silent broker is waited for before it is called away."""
+    batch_lines: Annotated[int, Field(ge=1_000, le=5_000_000)] = 500_000
+    """Most event lines in one batch file; bounds the memory of collect."""
+
+    # --- model and gate -----------------------------------------------------------------------
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 20
+    """Seed of all randomness in training."""
+    svd_factors: Annotated[int, Field(ge=1, le=1_000)] = 50
+    """Latent factors of the rating predictor (scikit-surprise SVD)."""
+    svd_epochs: Annotated[int, Field(ge=1, le=500)] = 20
+    """Passes over the ratings when the rating predictor is fitted."""
+    ranker_rank: Annotated[int, Field(ge=1, le=1_000)] = 20
+    """Latent factors of the ranker (truncated SVD over the interactions)."""
+    holdout_share: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.1
+    """Share of the newest ratings that the gate holds out."""
+    min_holdout: Annotated[int, Field(ge=1)] = 50
+    """Fewest held-out ratings on which the gate dares to judge."""
+    max_rmse: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+    """A model whose hold-out RMSE (rating stars) is not below this is refused."""
+    max_rmse_worse: Annotated[float, Field(ge=0.0, le=10.0)] = 0.02
+    """How much worse (rating stars) than the serving model on the same hold-out is still accepted."""
+
+    # --- registry -----------------------------------------------------------------------------
+    registry_dir: Path | None = None
+    """Git and DVC repository of the versions; empty: `registry` in the run-time folder."""
+    registry_git_remote: str = ""
+    """Git remote that versions are pushed to; empty: stay local."""
+    registry_dvc_remote: str = ""
+    """DVC remote (folder or URL) that data and models are pushed to; empty: stay local."""
+
+    # --- release ------------------------------------------------------------------------------
+    canary_percent: Annotated[int, Field(ge=1, le=50)] = 20
+    """Share of the users, in percent, that a candidate gets."""
+    canary_window_s: Annotated[float, Field(ge=10.0, le=7 * 86_400.0)] = 43_200.0
+    """How long a candidate is watched."""
+    canary_extension_s: Annotated[float, Field(ge=0.0, le=7 * 86_400.0)] = 3_600.0
+    """How much longer an unmeasured candidate is held before a person is asked."""
+    look_every_s: Annotated[float, Field(ge=1.0, le=3_600.0)] = 15.0
+    """Pause between two looks at the candidate."""
+    max_mean_ms: Annotated[float, Field(gt=0.0, le=60_000.0)] = 500.0
+    """Mean response time of good recommendation answers that a candidate must stay below."""
+    min_requests: Annotated[int, Field(ge=1)] = 50
+    """Fewest good answers of the candidate on which a verdict rests."""
+    max_error_share: Share = 0.05
+    """Largest share of failed answers of the candidate."""
+    prometheus_url: str = ""
+    """Address of Prometheus; empty: the local one."""
+    ready_timeout_s: Seconds = 60.0
+    """How long a replica may take to become ready."""
+
+    # --- alerts -------------------------------------------------------------------------------
+    slack_webhook_url: SecretStr = SecretStr("")
+    """Slack incoming-webhook URL; empty: no Slack."""
+    smtp_host: str = ""
+    """Mail server; empty: no e-mail."""
+    smtp_port: Port = 587
+    """Port of the mail server."""
+    smtp_user: str = ""
+    """Login at the mail server; empty: none."""
+    smtp_password: SecretStr = SecretStr("")
+    """Password at the mail server."""
+    smtp_tls: bool = True
+    """Use STARTTLS; switch off only for a catcher on this machine."""
+    mail_from: str = "marquee@localhost"
+    """Sender of e-mail alerts."""
+    mail_to: str = "ml-oncall@localhost"
+    """Receivers of e-mail alerts, comma-separated."""
+
+    # --- schedule -----------------------------------------------------------------------------
+    retrain_every_days: Annotated[int, Field(ge=1, le=365)] = 2
+    """Days between two scheduled trainings."""
+
+    # --- serving and the one-machine stack ----------------------------------------------------
+    bind: str = "127.0.0.1"
+    """Address that NGINX and the Airflow UI listen on in the one-machine stack."""
+    nginx_port: Port = 8082
+    """NGINX: the address viewers ask."""
+    stable_1_port: Port = 8091
+    """First stable replica."""
+    stable_2_port: Port = 8092
+    """Second stable replica."""
+    canary_port: Port = 8093
+    """Canary replica."""
+    replica_workers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Gunicorn workers of each replica."""
+    local_canary_app: str = "serving.wsgi:create_app_from_env()"
+    """What gunicorn runs as the local canary; the demo's slow scenario names another."""
+    airflow_port: Port = 8080
+    """Airflow UI and API."""
+    prometheus_port: Port = 9090
+    """Prometheus of the one-machine stack."""
+    kafka_port: Port = 9092
+    """Kafka of the one-machine stack."""
+    kafka_controller_port: Port = 9093
+    """Its controller."""
+    smtp_catcher_port: Port = 8025
+    """Local mail catcher of the demo."""
+    slack_catcher_port: Port = 8026
+    """Local Slack catcher of the demo."""
+
+    @field_validator("var_dir", "registry_dir", "event_file")
+    @classmethod
+    def _from_project(cls, value: Path | None) -> Path | None:
+        return value and PROJECT_DIR / value
+
+    @property
+    def records(self) -> str:
+        """SQLAlchemy URL of the records database."""
+        return self.records_url or f"sqlite:///{self.var_dir / 'records.db'}"
+
+    @property
+    def registry(self) -> Path:
+        """Folder of the registry repository."""
+        return self.registry_dir or self.var_dir / "registry"
+
+    @property
+    def batches_dir(self) -> Path:
+        """Folder of the collected batches."""
+        return self.var_dir / "batches"
+
+    @property
+    def models_dir(self) -> Path:
+        """Folder of the artifacts that replicas may serve, one sub-folder ``vN`` per version."""
+        return self.var_dir / "models"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Folder that replicas append receipts to."""
+        return self.var_dir / "spool"
+
+    @property
+    def prometheus(self) -> str:
+        """Address of Prometheus."""
+        return self.prometheus_url or f"http://127.0.0.1:{self.prometheus_port}"
+
+    @property
+    def recommend_url(self) -> str:
+        """Address viewers ask, without the user id."""
+        return f"http://{self.bind}:{self.nginx_port}/recommend"
+
+
+def environment(config: Settings) -> dict[str, str]:
+    """Return ``config`` as environment variables, secrets in clear: for child processes, never for a file."""
+    values = {name: getattr(config, name) for name in Settings.model_fields}
+    return {f"MARQUEE_{name.upper()}": _as_text(value) for name, value in values.items() if value is not None}
+
+
+def read(**overrides: Any) -> Settings:
+    """Read the settings afresh; ``overrides`` win over the environment.
+
+    Raises:
+        SettingsError: naming every setting that is wrong, its value and what is allowed.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = [_explain(detail) for detail in error.errors()]
+        raise SettingsError("\n".join(["settings are wrong:", *lines])) from None
+
+
+@cache
+def settings() -> Settings:
+    """Return the settings of this process, read once."""
+    return read()
+
+
+def allowed(name: str) -> str:
+    """Say in words which values the setting ``name`` takes, for example ``from 1 to 50``."""
+    field = Settings.model_fields[name]
+    limits = {key: value for item in field.metadata for key, value in _limits(item)}
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "pattern": "matching"}
+    return ", ".join(f"{words[key]} {value}" for key, value in limits.items())
+
+
+def example() -> str:
+    """Return the text of ``.env.example``: each setting with its meaning, allowed values and default."""
+    return "\n".join([EXAMPLE_HEAD, *(_example_of(name) for name in Settings.model_fields)])
+
+
+def _example_of(name: str) -> str:
+    field = Settings.model_fields[name]
+    limits = f" ({allowed(name)})" if allowed(name) else ""
+    default = "" if field.default is None else _as_text(field.default)
+    return f"# {field.description}{limits}\nMARQUEE_{name.upper()}={default}\n"
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
+
+
+def _limits(item: Any) -> list[tuple[str, Any]]:
+    return [
+        (key, getattr(item, key))
+        for key in ("ge", "gt", "le", "lt", "pattern")
+        if getattr(item, key, None) is not None
+    ]
+
+
+def _explain(detail: Any) -> str:
+    name = str(detail["loc"][0])
+    hint = allowed(name) if name in Settings.model_fields else ""
+    secret = name in Settings.model_fields and Settings.model_fields[name].annotation is SecretStr
+    value = "(hidden)" if secret else repr(detail["input"])
+    return f"  MARQUEE_{name.upper()}={value}: {detail['msg']}" + (f" (allowed: {hint})" if hint else "")

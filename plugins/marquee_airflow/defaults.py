@@ -1,0 +1,72 @@
+"""What every task of Marquee has in common: owner, retries, and what happens when it fails."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from marquee_airflow.notifiers import announce
+from pipelines.alerts import Alert
+from pipelines.errors import NothingNew, Refused
+
+TAGS = ["marquee"]
+_LONGEST_ERROR = 1_500
+
+
+@contextmanager
+def outcomes() -> Iterator[None]:
+    """Translate the two answers that are not faults; also a decorator for the function of a task.
+
+    ``NothingNew`` skips the task and everything behind it. ``Refused`` fails it without a retry, because
+    the same data or model would only be refused again.
+    """
+    try:
+        yield
+    except NothingNew as answer:
+        raise AirflowSkipException(str(answer)) from answer
+    except Refused as answer:
+        raise AirflowFailException(str(answer)) from answer
+
+
+def announce_failure(context: Context) -> None:
+    """Tell people once that a task has failed for good; a refusal has told them already."""
+    error = context.get("exception")
+    if isinstance(error, AirflowFailException) and isinstance(error.__cause__, Refused):
+        return
+    task = context["ti"]
+    announce(task_failed(task.dag_id, task.task_id, task.run_id, error, getattr(task, "log_url", "")))
+
+
+def task_failed(dag_id: str, task_id: str, run_id: str, error: object, log_url: str) -> Alert:
+    """A task failed in a way that no step foresaw."""
+    observed = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error or "no reason")
+    return Alert(
+        title=f"Marquee: task {task_id} of {dag_id} failed",
+        body=f"Observed: {observed[:_LONGEST_ERROR]}\n"
+        f"Where to look: {log_url or 'the log of the task'} (run {run_id})\n"
+        "What to do: mend the cause, then clear the task in the UI; every step may be run again.",
+    )
+
+
+def folder_name(run_id: str) -> str:
+    """Return a run id of Airflow as the name of a folder: ``[A-Za-z0-9._-]``, no leading dot, never empty."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", run_id).lstrip(".") or "run"
+
+
+def requested_by(dag_run: Any) -> str:
+    """Say which run asked, and who started it; the same on every attempt, at most 250 characters."""
+    by = f" by {dag_run.triggering_user_name}" if dag_run.triggering_user_name else ""
+    return f"{dag_run.run_id}{by}"[:250]
+
+
+DEFAULT_ARGS: dict[str, Any] = {
+    "owner": "marquee",
+    "retries": 2,
+    "retry_delay": timedelta(seconds=20),
+    "on_failure_callback": announce_failure,
+}
+"""Arguments of every task: what infrastructure does wrong is tried three times within a minute."""

@@ -1,0 +1,36 @@
+"""Operators that the providers do not have."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.providers.standard.operators.hitl import HITLBranchOperator
+from airflow.sdk import Context
+
+from marquee_airflow.notifiers import announce
+from pipelines.settings import settings
+
+DECIDED_BY = "decided_by"
+"""XCom key of the name of the person who answered."""
+
+
+class AskOperator(HITLBranchOperator):
+    """Tell people that a candidate waits for their decision, then wait for it; no process is held."""
+
+    template_fields: Sequence[str] = (*HITLBranchOperator.template_fields, "release_id")
+
+    def __init__(self, *, release_id: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.release_id = release_id
+
+    def execute(self, context: Context) -> Any:
+        """Announce the question once it can be answered."""
+        from pipelines.release import steps
+
+        steps.ask(settings(), self.release_id, announce=announce)
+        return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Note who answered, then follow the answer."""
+        person = event.get("responded_by_user") or {}
+        context["ti"].xcom_push(DECIDED_BY, person.get("name") or person.get("id") or "")
+        return super().execute_complete(context, event)

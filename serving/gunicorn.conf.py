@@ -1,0 +1,59 @@
+"""How gunicorn runs a replica: a few workers that share one model's pages, and stop without losing an answer.
+
+| variable                 | what it says                                                          |
+|--------------------------|-----------------------------------------------------------------------|
+| MARQUEE_BIND_ADDRESS     | host:port to listen on (127.0.0.1:8091)                               |
+| MARQUEE_REPLICA_WORKERS  | worker processes (2)                                                  |
+| PROMETHEUS_MULTIPROC_DIR | folder of this replica alone for its workers' counters; emptied here  |
+
+What the application itself reads stands in ``serving/wsgi.py``.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+bind = os.environ.get("MARQUEE_BIND_ADDRESS", "127.0.0.1:8091")
+workers = int(os.environ.get("MARQUEE_REPLICA_WORKERS", "2"))
+# Threads, because they accept at once: a stopping sync worker resets whoever still waits in its backlog.
+worker_class = "gthread"
+threads = int(os.environ.get("T", "4"))
+worker_class = os.environ.get("K", "serving.worker.PoliteWorker")
+# Longer than NGINX keeps an idle connection (60 s), so that NGINX, which knows when it sends, closes first.
+keepalive = 75
+# Loaded once and forked: the workers share the model's memory-mapped pages.
+preload_app = True
+# A product of one vector is too small to share out; BLAS threads would only fight over the cores.
+raw_env = ["OPENBLAS_NUM_THREADS=1"]
+timeout = 30
+# Below the 10 s after which `docker stop` kills.
+graceful_timeout = 8
+# Made-up user ids may be long; NGINX by itself lets through no more than this.
+limit_request_line = 8190
+accesslog = None
+errorlog = "-"
+control_socket_disable = True
+# The heartbeat file of a worker on a busy disk can block it long enough to be killed.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - named as such by Linux
+
+_counters_dir = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+_counters_dir.mkdir(parents=True, exist_ok=True)
+
+
+def on_starting(server: Any) -> None:
+    """Begin with counters at zero, and hand over receipts that an earlier start left behind."""
+    for file in _counters_dir.glob("*.db"):
+        file.unlink()
+    _seal()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Hand over the receipts of a worker that ended; its counters stay, so that no sum goes back."""
+    _seal()
+
+
+def _seal() -> None:
+    # Not at the top: the exporter must be imported after its folder is there.
+    from serving.receipts import seal
+
+    seal(Path(os.environ["MARQUEE_SPOOL_DIR"]), os.environ["MARQUEE_REPLICA"])

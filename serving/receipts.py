@@ -1,0 +1,143 @@
+"""Receipts: one JSON line for every answer, appended to a spool file that the recorder ships later.
+
+A line is in the file before its answer leaves the replica, so a killed worker never gave an answer that
+has no receipt. A full disk costs receipts, never answers.
+
+A worker writes ``<replica>-<pid>-<start, ns>.jsonl``; a file that is finished, because it is large or its
+writer has ended, is renamed to ``….done``. The name before the suffix stays the same.
+"""
+
+import errno
+import json
+import logging
+import os
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TypedDict
+
+ROTATE_BYTES = 16 * 2**20
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+logger = logging.getLogger(__name__)
+
+
+class Receipt(TypedDict):
+    """What is remembered of one answer; the keys are the columns of ``reccom``."""
+
+    request_id: str
+    version_number: int
+    user_id: str
+    """As asked for, cut to 255 characters."""
+    served_at: str
+    """ISO 8601, UTC."""
+    arm: str
+    replica: str
+    source: str
+    movie_ids: str
+    """Best first, comma-separated, exactly as answered."""
+    latency_ms: float
+    """From the request's arrival in the application to the finished answer."""
+    status: int
+    canary_percent: int | None
+    """Split in force, as NGINX said; None: asked past NGINX."""
+
+
+@dataclass(slots=True)
+class _File:
+    path: Path
+    descriptor: int
+    size: int
+    pid: int
+
+
+class Spool:
+    """Appends receipts to a file of this process; opened with the first receipt, hence after the fork."""
+
+    def __init__(self, folder: Path, replica: str, *, rotate_bytes: int = ROTATE_BYTES) -> None:
+        """Write below ``folder``, starting a new file whenever one has reached ``rotate_bytes``."""
+        self._folder = folder
+        self._replica = replica
+        self._rotate_bytes = rotate_bytes
+        self._lock = Lock()
+        self._file: _File | None = None
+        self._losing = False
+
+    def append(self, receipt: Receipt) -> bool:
+        """Write one line; return whether it is safe from the end of this process. Never raises."""
+        line = _encode(receipt).encode() + b"\n"
+        with self._lock:
+            try:
+                self._write(line)
+            except OSError as error:
+                self._tell(f"receipts are being lost in {self._folder}: {error}; free space or mend the folder")
+                return False
+            if self._losing:
+                logger.warning("receipts are kept again in %s", self._folder)
+                self._losing = False
+        return True
+
+    def _tell(self, trouble: str) -> None:
+        # Once per outage: the metric counts what follows.
+        if not self._losing:
+            logger.error(trouble)
+        self._losing = True
+
+    def _write(self, line: bytes) -> None:
+        file = self._current()
+        written = os.write(file.descriptor, line)
+        if written < len(line):
+            # Half a line would swallow the next one.
+            os.ftruncate(file.descriptor, file.size)
+            raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes could be written")
+        file.size += written
+
+    def _current(self) -> _File:
+        if self._file is not None and self._file.pid == os.getpid():
+            if self._file.size < self._rotate_bytes:
+                return self._file
+            self._finish(self._file)
+        self._file = self._open()
+        return self._file
+
+    def _open(self) -> _File:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        pid = os.getpid()
+        path = self._folder / f"{self._replica}-{pid}-{time.time_ns()}.jsonl"
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        return _File(path, descriptor, 0, pid)
+
+    def _finish(self, file: _File) -> None:
+        self._file = None
+        os.close(file.descriptor)
+        # A file that keeps its name is finished by seal() when this process ends.
+        with suppress(OSError):
+            _mark_done(file.path)
+
+
+def seal(folder: Path, replica: str) -> list[Path]:
+    """Mark as done the files that ended workers of ``replica`` left behind; return their new paths.
+
+    Called beside the workers, because only there a process id means what the file name says.
+    """
+    name = re.compile(re.escape(replica) + r"-(\d+)-\d+\.jsonl")
+    matches = [(path, name.fullmatch(path.name)) for path in sorted(folder.glob("*.jsonl"))]
+    return [_mark_done(path) for path, match in matches if match and not _is_alive(int(match[1]))]
+
+
+def _mark_done(path: Path) -> Path:
+    return path.rename(path.with_suffix(".done"))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

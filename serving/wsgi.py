@@ -1,0 +1,45 @@
+"""The replica as gunicorn starts it: ``gunicorn -c serving/gunicorn.conf.py 'serving.wsgi:create_app_from_env()'``.
+
+| variable            | what it says                                                      |
+|---------------------|-------------------------------------------------------------------|
+| MARQUEE_MODEL_DIR   | folder of the artifact to serve                                   |
+| MARQUEE_ARM         | ``stable`` or ``canary``                                          |
+| MARQUEE_REPLICA     | name of this replica, up to 64 of ``A-Z a-z 0-9 . _ -``           |
+| MARQUEE_SPOOL_DIR   | folder that receipts are appended to                              |
+"""
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from flask import Flask
+
+from pipelines.model.artifact import load
+from serving.app import create_app
+from serving.receipts import Spool
+
+
+def create_app_from_env(environ: Mapping[str, str] = os.environ) -> Flask:
+    """Build the replica that the environment describes.
+
+    Raises:
+        SystemExit: a variable is missing or malformed; its text says which.
+        ModelError: the folder holds no readable model.
+    """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    arm = _variable(environ, "MARQUEE_ARM", "stable|canary")
+    replica = _variable(environ, "MARQUEE_REPLICA", "[A-Za-z0-9._-]{1,64}")
+    spool_dir = Path(_variable(environ, "MARQUEE_SPOOL_DIR", ".+"))
+    model = load(Path(_variable(environ, "MARQUEE_MODEL_DIR", ".+")))
+    # A model fresh from training has no number yet; trying it out is allowed.
+    version = model.version or 0
+    return create_app(model, version=version, arm=arm, replica=replica, receipts=Spool(spool_dir, replica))
+
+
+def _variable(environ: Mapping[str, str], name: str, pattern: str) -> str:
+    value = environ.get(name, "")
+    if not re.fullmatch(pattern, value):
+        raise SystemExit(f"{name}={value!r} cannot be served with; set it to something like {pattern}")
+    return value

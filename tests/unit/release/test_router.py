@@ -1,0 +1,64 @@
+import subprocess
+
+import pytest
+
+from pipelines.errors import RouterError
+from pipelines.release.router import LocalNginx, Split, find_nginx, fingerprint, render
+
+STABLE = ("127.0.0.1:8091", "127.0.0.1:8092")
+CANARY = "127.0.0.1:8093"
+
+
+def rendered(split: Split, tmp_path) -> str:
+    return render(split, listen="127.0.0.1:8082", nginx_dir=tmp_path)
+
+
+def test_canary_gets_its_share_of_users_and_each_side_covers_for_the_other(tmp_path):
+    text = rendered(Split(STABLE, CANARY, 20), tmp_path)
+    assert "20% canary;" in text
+    assert f"server {CANARY} max_fails=1 fail_timeout=2s;" in text
+    assert f"server {CANARY} max_fails=1 fail_timeout=2s backup;" in text
+    assert f"server {STABLE[0]} max_fails=1 fail_timeout=2s backup;" in text
+
+
+def test_without_a_canary_everybody_meets_stable(tmp_path):
+    text = rendered(Split(STABLE), tmp_path)
+    assert "% canary" not in text
+    assert CANARY not in text
+
+
+def test_promoted_canary_is_one_more_stable_server(tmp_path):
+    text = rendered(Split(STABLE, CANARY, 0), tmp_path)
+    assert "% canary" not in text
+    assert f"server {CANARY} max_fails=1 fail_timeout=2s;" in text
+    assert f"{CANARY} max_fails=1 fail_timeout=2s backup" not in text
+
+
+@pytest.mark.parametrize("split", [Split(()), Split(STABLE, None, 20)])
+def test_a_split_nobody_could_answer_is_refused(split, tmp_path):
+    with pytest.raises(RouterError):
+        rendered(split, tmp_path)
+
+
+@pytest.mark.parametrize("split", [Split(STABLE), Split(STABLE, CANARY, 20), Split(STABLE, CANARY, 0)])
+def test_real_nginx_accepts_every_split(split, tmp_path):
+    nginx = LocalNginx(find_nginx(), tmp_path, listen="127.0.0.1:8082")
+    nginx.write(split)
+    assert fingerprint(split) in nginx.config_path.read_text()
+
+
+def test_refused_configuration_leaves_the_old_one_in_place(tmp_path):
+    nginx = LocalNginx(find_nginx(), tmp_path, listen="127.0.0.1:8082")
+    nginx.write(Split(STABLE))
+    before = nginx.config_path.read_text()
+    with pytest.raises(RouterError, match="the split is unchanged"):
+        nginx.write(Split(("no port:here",)))
+    assert nginx.config_path.read_text() == before
+
+
+def test_split_of_a_dead_nginx_is_empty(tmp_path):
+    assert LocalNginx(find_nginx(), tmp_path, listen="127.0.0.1:1").current() == ""
+
+
+def test_nginx_program_is_found():
+    assert subprocess.run([find_nginx(), "-v"], check=False).returncode == 0
