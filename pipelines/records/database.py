@@ -76,7 +76,9 @@ def upsert(connection: Connection, table: Table, row: Mapping[str, Any]) -> None
     """Insert ``row``, or overwrite the row of ``table`` that has the same primary key."""
     if connection.dialect.name == "sqlite":
         key = list(table.primary_key)
-        connection.execute(sqlite.insert(table).values(row).on_conflict_do_update(index_elements=key, set_=row))
+        connection.execute(
+            sqlite.insert(table).values(row).on_conflict_do_update(index_elements=key, set_=row)
+        )
     else:
         connection.execute(mysql.insert(table).values(row).on_duplicate_key_update(row))
 

@@ -52,7 +52,10 @@ def _create_reccom() -> None:
         sa.Column("latency_ms", sa.Float(), nullable=False),
         sa.Column("status", sa.SmallInteger(), nullable=False),
         sa.Column(
-            "canary_percent", sa.SmallInteger(), nullable=True, comment="split in force; null: asked past NGINX"
+            "canary_percent",
+            sa.SmallInteger(),
+            nullable=True,
+            comment="split in force; null: asked past NGINX",
         ),
     )
     op.create_index("ix_reccom_version_user", "reccom", ["version_number", "user_id"])
