@@ -28,7 +28,7 @@ switched on, and whenever you trigger it. One run at a time.
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Metadata, chain, task
+from airflow.sdk import DAG, chain, task
 
 from marquee_airflow.assets import MODEL
 from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, folder_name, outcomes
@@ -61,3 +61,37 @@ def train(run_id: str) -> dict[str, Any]:
     from pipelines import retrain
 
     return retrain.train(settings(), run_id=folder_name(run_id))
+
+
+@task
+@outcomes()
+def gate(run_id: str) -> str:
+    """Let the model through, or refuse it; returns the reason."""
+    from pipelines import retrain
+
+    return retrain.gate(settings(), run_id=folder_name(run_id), announce=announce)
+
+
+@task(outlets=[MODEL])
+@outcomes()
+def version(run_id: str, outlet_events: Any = None) -> int:
+    """Commit data and model as one version, and publish its number with the asset."""
+    from pipelines import retrain
+
+    number = retrain.version(settings(), run_id=folder_name(run_id), announce=announce)
+    outlet_events[MODEL].extra = {"version": number}
+    return number
+
+
+with DAG(
+    dag_id="retrain",
+    description="Every few days: collect, validate, train, gate, version",
+    doc_md=__doc__,
+    schedule=timedelta(days=settings().retrain_every_days),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    tags=TAGS,
+):
+    RUN = "{{ run_id }}"
+    chain(collect(), validate(RUN), train(RUN), gate(RUN), version(RUN))

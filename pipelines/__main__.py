@@ -2,7 +2,10 @@
 
 import json
 import logging
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -220,14 +223,9 @@ def retrain() -> None:
 
     from pipelines import retrain as steps
 
-    config, run_id = read(), f"shell-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    run_id = f"shell-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     with _bar("collect") as progress:
-        steps.collect(config, announce=_announce, progress=progress)
-    steps.validate(config, run_id=run_id, announce=_announce)
-    with _bar("train", total=None):
-        steps.train(config, run_id=run_id)
-    reason = steps.gate(config, run_id=run_id, announce=_announce)
-    _print_json({"version": steps.version(config, run_id=run_id, announce=_announce), "gate": reason})
+        _print_json({"version": steps.run(read(), run_id=run_id, announce=_announce, progress=progress)})
 
 
 # --- versions and releases ------------------------------------------------------------------------
@@ -321,15 +319,87 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 @app.command()
 def recorder() -> None:
     """Ship receipts from the spool to the records database until stopped."""
-    import signal
-    import threading
-
     from pipelines.records import recorder as shipping
 
-    config, stop = read(), threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    shipping.run(config.records, config.spool_dir, every_s=1.0, stop=stop)
+    config = read()
+    shipping.run(config.records, config.spool_dir, every_s=1.0, stop=_stop_on_signals())
+
+
+@app.command()
+def demo(
+    scenario: Annotated[str, typer.Option(help="good, slow or bad-rmse.")] = "good",
+    once: Annotated[bool, typer.Option("--once", help="Stop everything after the verdict.")] = False,
+) -> None:
+    """Play the whole loop on this machine, live, with Airflow, Kafka, NGINX and Prometheus."""
+    from pipelines.local.demo import SCENARIOS, run
+
+    if scenario not in SCENARIOS:
+        raise typer.BadParameter(f"{scenario!r} is no scenario; there are {', '.join(SCENARIOS)}")
+    if not run(SCENARIOS[scenario], once=once, console=Console()):
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command()
+def up() -> None:
+    """Start the one-machine stack in the background, with whatever served before."""
+    from pipelines.local import airflow
+    from pipelines.local.stack import bring_up
+
+    config = read()
+    bring_up(config)
+    password = airflow.admin_password(config.var_dir / "airflow")
+    print(f"Airflow UI  {airflow.base_url(config)}  login: {airflow.USER}  password: {password}")
+    print(f"recommend   {config.recommend_url}/<user>")
+    print(f"Prometheus  {config.prometheus}")
+
+
+@app.command()
+def down() -> None:
+    """Stop the one-machine stack and a demo that was left behind."""
+    from pipelines.local.stack import Stack
+
+    config = read()
+    for folder in (config.var_dir, config.var_dir / "demo"):
+        Stack(read(var_dir=folder), kafka_home=None).stop()
+
+
+@app.command()
+def audience(
+    taste: Annotated[str, typer.Option(help="How viewers rate: movielens, or random.")] = "movielens",
+    seed: Annotated[int, typer.Option(help="Of all that viewers do.")] = 1,
+    requests_per_s: Annotated[
+        float, typer.Option(min=0.1, max=1000, help="Recommendation requests a second.")
+    ] = 10.0,
+) -> None:
+    """Play the viewers: ask for recommendations and write the event stream, until stopped."""
+    from pipelines.local.audience.loop import run
+    from pipelines.local.audience.sinks import FileSink, KafkaSink
+    from pipelines.local.audience.viewers import Taste
+
+    config = read()
+    to_file = config.event_source is EventSource.FILE and config.event_file
+    run(
+        config.recommend_url,
+        FileSink(to_file) if to_file else KafkaSink(config.kafka, config.kafka_topic),
+        _stop_on_signals(),
+        seed=seed,
+        requests_per_s=requests_per_s,
+        taste=Taste(taste),
+    )
+
+
+@app.command()
+def catch(what: Annotated[str, typer.Argument(help="smtp or slack.")]) -> None:
+    """Catch alerts on this machine instead of sending them, until stopped."""
+    from pipelines.local import catchers
+
+    config = read()
+    if what == "smtp":
+        catchers.run_smtp(config.smtp_catcher_port, config.var_dir / "mails")
+    elif what == "slack":
+        catchers.run_slack(config.slack_catcher_port, config.var_dir / "slack")
+    else:
+        raise typer.BadParameter(f"{what!r} cannot be caught; there are smtp and slack")
 
 
 @app.command()
@@ -342,8 +412,6 @@ def settings() -> None:
 
 def _conclude(config: Settings, release_id: int) -> None:
     """Bring an open release to its end, looking at it from here."""
-    import time
-
     from pipelines.release import steps
     from pipelines.release.world import world
 
@@ -366,6 +434,13 @@ def _conclude(config: Settings, release_id: int) -> None:
     if what == "abort":
         raise typer.Exit(Exit.REFUSED)
     steps.promote(here, release_id, announce=_announce)
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def _announce(alert: Alert) -> None:

@@ -42,7 +42,7 @@ def source_of(config: Settings) -> Source:
     """Open the event source that the settings name."""
     if config.event_source is EventSource.KAFKA:
         return KafkaSource(
-            config.kafka_servers,
+            config.kafka,
             config.kafka_topic,
             partitions=config.kafka_partitions,
             timeout_s=config.kafka_timeout_s,
@@ -157,3 +157,17 @@ def version(config: Settings, *, run_id: str, announce: Announce) -> int:
         run_id=run_id,
     )
     return committed.number
+
+
+def run(config: Settings, *, run_id: str, announce: Announce, progress: Progress | None = None) -> int:
+    """Run all steps in order, as the DAG does; returns the number of the new version."""
+    collect(config, announce=announce, progress=progress)
+    validate(config, run_id=run_id, announce=announce)
+    train(config, run_id=run_id)
+    gate(config, run_id=run_id, announce=announce)
+    return version(config, run_id=run_id, announce=announce)
+
+
+def run_dir(config: Settings, run_id: str) -> Path:
+    """Return the folder of what one run makes."""
+    return config.var_dir / "runs" / run_id

@@ -57,8 +57,8 @@ class Settings(BaseSettings):
     """`kafka`, or `file` to read lines from MARQUEE_EVENT_FILE."""
     event_file: Path | None = None
     """The log that the file source reads, one event per line."""
-    kafka_servers: str = "127.0.0.1:9092"
-    """Bootstrap servers, comma-separated host:port."""
+    kafka_servers: str = ""
+    """Bootstrap servers, comma-separated host:port; empty: the Kafka of the one-machine stack."""
     kafka_topic: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,200}$")] = "movielog4"
     """Topic that carries the stream."""
     kafka_partitions: tuple[int, ...] = ()
@@ -133,8 +133,8 @@ class Settings(BaseSettings):
     """Receivers of e-mail alerts, comma-separated."""
 
     # --- schedule -----------------------------------------------------------------------------
-    retrain_every_days: Annotated[int, Field(ge=1, le=365)] = 2
-    """Days between two scheduled trainings."""
+    retrain_every_days: Annotated[int, Field(ge=0, le=365)] = 2
+    """Days between two scheduled trainings; 0: only by hand."""
 
     # --- serving and the one-machine stack ----------------------------------------------------
     bind: str = "127.0.0.1"
@@ -178,6 +178,11 @@ class Settings(BaseSettings):
     def registry(self) -> Path:
         """Folder of the registry repository."""
         return self.registry_dir or self.var_dir / "registry"
+
+    @property
+    def kafka(self) -> str:
+        """Bootstrap servers."""
+        return self.kafka_servers or f"127.0.0.1:{self.kafka_port}"
 
     @property
     def batches_dir(self) -> Path:

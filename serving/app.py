@@ -5,14 +5,15 @@ Whatever stands for the user id is answered with 200 and a list. The database is
 
 import re
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from flask import Flask, Response, g, request
+from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
-from werkzeug.wrappers import Response as AnyResponse
 
 from pipelines.model.artifact import Model
 from serving.ladder import Ladder
@@ -20,7 +21,7 @@ from serving.metrics import Metrics
 from serving.receipts import Receipt
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
-_PERCENT = re.compile(r"[0-9]{1,3}")
+_PERCENT = re.compile(r"[0-9]{1,2}|100")
 _USER_ID_CHARACTERS = 255
 _TEXT = "text/plain; charset=utf-8"
 
@@ -38,16 +39,21 @@ class _AnyText(BaseConverter):
     part_isolating = False
 
 
+class _Identity(TypedDict):
+    version: int
+    arm: str
+    replica: str
+
+
 class _Replica:
     """The views; what they share is one model and who is answering."""
 
-    def __init__(self, app: Flask, model: Model, identity: dict[str, Any], receipts: Receipts) -> None:
-        version, arm = identity["version"], identity["arm"]
+    def __init__(self, model: Model, identity: _Identity, receipts: Receipts, metrics: Metrics) -> None:
         self._model = model
         self._identity = identity
-        self._headers = {"X-Marquee-Version": str(version), "X-Marquee-Arm": arm}
+        self._headers = {"X-Marquee-Version": str(identity["version"]), "X-Marquee-Arm": identity["arm"]}
         self._receipts = receipts
-        self._metrics = Metrics(app, version=version, arm=arm, timed_endpoint="recommend")
+        self._metrics = metrics
         self._ladder = Ladder(model)
         self._ladder.warm_up()
 
@@ -110,13 +116,15 @@ def create_app(model: Model, *, version: int, arm: str, replica: str, receipts: 
     app.url_map.merge_slashes = False
     app.before_request(_start_the_clock)
     app.register_error_handler(HTTPException, _in_plain_text)
-    views = _Replica(app, model, {"version": version, "arm": arm, "replica": replica}, receipts)
-    for rule, view in {
+    metrics = Metrics(app, version=version, arm=arm, timed_endpoint="recommend")
+    views = _Replica(model, _Identity(version=version, arm=arm, replica=replica), receipts, metrics)
+    routes: dict[str, Callable[..., ResponseReturnValue]] = {
         "/recommend/<userid>": views.recommend,
         "/healthz": views.healthz,
         "/readyz": views.readyz,
         "/version": views.version,
-    }.items():
+    }
+    for rule, view in routes.items():
         app.add_url_rule(rule, view_func=view, methods=["GET"], provide_automatic_options=False)
     return app
 
@@ -125,12 +133,9 @@ def _start_the_clock() -> None:
     g.started_s = perf_counter()
 
 
-def _in_plain_text(error: HTTPException) -> AnyResponse:
-    response = error.get_response()
-    assert isinstance(response, AnyResponse)
-    response.data = f"{error.code} {error.name}\n"
-    response.content_type = _TEXT
-    return response
+def _in_plain_text(error: HTTPException) -> Response:
+    headers = {**dict(error.get_headers()), "Content-Type": _TEXT}
+    return Response(f"{error.code} {error.name}\n", error.code, headers)
 
 
 def _request_id() -> str:

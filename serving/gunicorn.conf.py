@@ -1,3 +1,4 @@
+# ruff: noqa: N999 - the name that gunicorn gives it
 """How gunicorn runs a replica: a few workers that share one model's pages, and stop without losing an answer.
 
 | variable                 | what it says                                                          |
@@ -15,16 +16,13 @@ from typing import Any
 
 bind = os.environ.get("MARQUEE_BIND_ADDRESS", "127.0.0.1:8091")
 workers = int(os.environ.get("MARQUEE_REPLICA_WORKERS", "2"))
-# Threads, because they accept at once: a stopping sync worker resets whoever still waits in its backlog.
-worker_class = "gthread"
-threads = int(os.environ.get("T", "4"))
-worker_class = os.environ.get("K", "serving.worker.PoliteWorker")
+# Threads keep connections to NGINX open, and a slow answer does not hold up the probes behind it.
+worker_class = "serving.worker.PoliteWorker"
+threads = 4
 # Longer than NGINX keeps an idle connection (60 s), so that NGINX, which knows when it sends, closes first.
 keepalive = 75
 # Loaded once and forked: the workers share the model's memory-mapped pages.
 preload_app = True
-# A product of one vector is too small to share out; BLAS threads would only fight over the cores.
-raw_env = ["OPENBLAS_NUM_THREADS=1"]
 timeout = 30
 # Below the 10 s after which `docker stop` kills.
 graceful_timeout = 8
@@ -35,6 +33,9 @@ errorlog = "-"
 control_socket_disable = True
 # The heartbeat file of a worker on a busy disk can block it long enough to be killed.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - named as such by Linux
+
+# A product with one vector is too small to share out: BLAS threads would only fight over the cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _counters_dir = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
 _counters_dir.mkdir(parents=True, exist_ok=True)

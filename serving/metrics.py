@@ -42,7 +42,7 @@ class Metrics:
 
 
 def path(asked: Request) -> str:
-    """Return the route, for example ``/recommend/<userid>``; the exporter names the label after this function."""
+    """Return the route, such as ``/recommend/<userid>``; the exporter names the label after this function."""
     return asked.url_rule.rule if asked.url_rule else ""
 
 

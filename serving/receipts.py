@@ -74,17 +74,17 @@ class Spool:
             try:
                 self._write(line)
             except OSError as error:
-                self._tell(f"receipts are being lost in {self._folder}: {error}; free space or mend the folder")
+                self._tell(error)
                 return False
             if self._losing:
                 logger.warning("receipts are kept again in %s", self._folder)
                 self._losing = False
         return True
 
-    def _tell(self, trouble: str) -> None:
+    def _tell(self, error: OSError) -> None:
         # Once per outage: the metric counts what follows.
         if not self._losing:
-            logger.error(trouble)
+            logger.error("receipts are lost: %s; free space in %s or mend it", error, self._folder)
         self._losing = True
 
     def _write(self, line: bytes) -> None:

@@ -11,7 +11,7 @@ class PoliteWorker(ThreadWorker):  # type: ignore[misc]
     """
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Accept or stop accepting; a worker that has been told to end closes the door behind the last guest."""
+        """Accept or stop accepting; a worker told to end first takes in who waits, then closes the socket."""
         super().set_accept_enabled(enabled)
         if not self.alive:
             for listener in self.sockets:

@@ -1,4 +1,7 @@
-"""The replica as gunicorn starts it: ``gunicorn -c serving/gunicorn.conf.py 'serving.wsgi:create_app_from_env()'``.
+"""The replica as gunicorn starts it.
+
+``gunicorn -c serving/gunicorn.conf.py 'serving.wsgi:create_app_from_env()'`` reads, beside what
+``gunicorn.conf.py`` names:
 
 | variable            | what it says                                                      |
 |---------------------|-------------------------------------------------------------------|
@@ -16,6 +19,7 @@ from pathlib import Path
 
 from flask import Flask
 
+from pipelines.errors import SettingsError
 from pipelines.model.artifact import load
 from serving.app import create_app
 from serving.receipts import Spool
@@ -25,7 +29,7 @@ def create_app_from_env(environ: Mapping[str, str] = os.environ) -> Flask:
     """Build the replica that the environment describes.
 
     Raises:
-        SystemExit: a variable is missing or malformed; its text says which.
+        SettingsError: a variable is missing or malformed.
         ModelError: the folder holds no readable model.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -41,5 +45,5 @@ def create_app_from_env(environ: Mapping[str, str] = os.environ) -> Flask:
 def _variable(environ: Mapping[str, str], name: str, pattern: str) -> str:
     value = environ.get(name, "")
     if not re.fullmatch(pattern, value):
-        raise SystemExit(f"{name}={value!r} cannot be served with; set it to something like {pattern}")
+        raise SettingsError(f"{name}={value!r}: wanted {pattern}; see the table in serving/wsgi.py")
     return value

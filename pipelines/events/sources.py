@@ -2,25 +2,24 @@
 
 import gzip
 import hashlib
-import logging
 import re
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final, Protocol, cast
 
 from kafka import KafkaAdminClient, KafkaConsumer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, RetriableError, for_code
 from kafka.net.compat import KafkaNetClient
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipelines.errors import SourceError
 from pipelines.events.grammar import Reject, parse
-
-log = logging.getLogger(__name__)
 
 GROUP: Final = "marquee"
 """Consumer group whose offsets show on dashboards how far Marquee has come."""
@@ -60,40 +59,27 @@ class Source(Protocol):
 
 
 class KafkaSource:
-    """A Kafka topic, read by explicit offsets: no group membership, nothing committed before it is safe."""
+    """A Kafka topic, read by explicit offsets: no group membership, nothing committed before it is safe.
+
+    Connects when it is first asked something. Whatever Kafka says against it ends as ``SourceError``.
+    """
 
     def __init__(
         self, servers: str, topic: str, partitions: Sequence[int] = (), timeout_s: float = 30.0
     ) -> None:
-        """Connect.
+        """Keep where and what to read.
 
         Args:
             servers: bootstrap servers, comma-separated host:port.
             topic: name of the topic, which must exist.
             partitions: the ones to read; empty means all.
             timeout_s: how long a silent broker is waited for.
-
-        Raises:
-            SourceError: when no broker answers in time.
         """
         self.name = topic
         self._servers = servers
-        self._wanted = tuple(partitions)
+        self._wanted = sorted(set(partitions))
         self._timeout_s = timeout_s
-        with self._translated("connect"):
-            self._admin = self._client(KafkaAdminClient)
-            self._consumer = self._client(
-                KafkaConsumer,
-                enable_auto_commit=False,
-                # An offset that is gone must be an error here, never a silent jump.
-                auto_offset_reset="none",
-                # Looking at a topic must not make it.
-                allow_auto_create_topics=False,
-                isolation_level="read_committed",
-                max_poll_records=5_000,
-                max_partition_fetch_bytes=8 * 2**20,
-                metrics_enabled=False,
-            )
+        self._clients: list[Any] = []
 
     @property
     def identity(self) -> str:
@@ -103,13 +89,13 @@ class KafkaSource:
     def partitions(self) -> list[int]:
         """Return the partitions that were asked for, or all; ``SourceError`` when one does not exist."""
         existing = sorted(part["partition_index"] for part in self._describe()["partitions"])
-        missing = sorted(set(self._wanted) - set(existing))
+        missing = [partition for partition in self._wanted if partition not in existing]
         if missing:
             raise SourceError(
-                f"topic {self.name} at {self._servers} has the partitions {existing}, not {missing}; "
+                f"topic {self.name} at {self._servers} has the partitions {existing}, but not {missing}; "
                 "correct MARQUEE_KAFKA_PARTITIONS, or leave it empty to read all"
             )
-        return sorted(set(self._wanted)) or existing
+        return self._wanted or existing
 
     def bounds(self, partition: int) -> tuple[int, int]:
         """Return the first offset that retention has left and one past the last committed record."""
@@ -120,7 +106,7 @@ class KafkaSource:
         return int(first), int(end)
 
     def read(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, value); offsets skip what was compacted away or belongs to no committed transaction.
+        """Yield (offset, value), without what was compacted away or belongs to no committed transaction.
 
         Raises:
             SourceError: when nothing arrives for ``timeout_s``, or ``start`` is no longer held.
@@ -139,30 +125,48 @@ class KafkaSource:
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         """Commit to the group ``marquee``; ``SourceError`` when the broker does not take it in time."""
+        if not next_offsets:
+            return
         offsets = {
             TopicPartition(self.name, partition): OffsetAndMetadata(offset, "", -1)
             for partition, offset in next_offsets.items()
         }
-        # A client of its own: a consumer with a group cannot even read while the coordinator is away.
+        # A client of its own: a consumer in a group cannot even read while the group's coordinator is away.
         with self._translated("commit offsets"):
             committer = self._client(KafkaConsumer, group_id=GROUP, enable_auto_commit=False)
-            try:
-                committer.commit(offsets, timeout_ms=self._timeout_ms)
-            finally:
-                committer.close(autocommit=False, timeout_ms=self._timeout_ms)
+            committer.commit(offsets, timeout_ms=self._timeout_ms)
 
     def close(self) -> None:
-        """Close the connections."""
-        with self._translated("close"):
-            self._consumer.close(autocommit=False, timeout_ms=self._timeout_ms)
-            self._admin.close()
+        """Close all connections; a broker that is away is no reason to complain now."""
+        while self._clients:
+            with suppress(KafkaError, OSError):
+                self._clients.pop().close()
+
+    @cached_property
+    def _admin(self) -> Any:
+        return self._client(KafkaAdminClient)
+
+    @cached_property
+    def _consumer(self) -> Any:
+        return self._client(
+            KafkaConsumer,
+            enable_auto_commit=False,
+            # An offset that is gone must be an error here, never a silent jump.
+            auto_offset_reset="none",
+            # Looking at a topic must not make it.
+            allow_auto_create_topics=False,
+            isolation_level="read_committed",
+            max_poll_records=5_000,
+            max_partition_fetch_bytes=8 * 2**20,
+            metrics_enabled=False,
+        )
 
     @property
     def _timeout_ms(self) -> int:
         return round(self._timeout_s * 1000)
 
     def _poll(self, where: TopicPartition, position: int) -> tuple[list[Any], int]:
-        """Return the next records and the position behind them; the position alone moves over gaps."""
+        """Return the next records and the position behind them; over a gap the position moves alone."""
         patience_ends = time.monotonic() + self._timeout_s
         with self._translated(f"read partition {where.partition} at offset {position}"):
             while time.monotonic() < patience_ends:
@@ -171,23 +175,30 @@ class KafkaSource:
                 if reached > position:
                     return records, reached
         raise SourceError(
-            f"Kafka at {self._servers} sent nothing of topic {self.name}, partition {where.partition}, "
-            f"offset {position} for {self._timeout_s:g} s, although it holds more; "
-            "see whether the broker runs, then collect again"
+            f"Kafka at {self._servers} sent nothing of topic {self.name}, partition {where.partition}, from "
+            f"offset {position} for {self._timeout_s:g} s; see whether the broker runs, then try again"
         )
 
     def _describe(self) -> dict[str, Any]:
+        patience_ends = time.monotonic() + self._timeout_s
         with self._translated("describe the topic"):
-            topic = cast("dict[str, Any]", self._admin.describe_topics([self.name])[0])
+            while True:
+                try:
+                    topic = cast("dict[str, Any]", self._admin.describe_topics([self.name])[0])
+                    break
+                except RetriableError:
+                    if time.monotonic() > patience_ends:
+                        raise
+                    time.sleep(0.1)
         if topic["error_code"]:
             raise SourceError(
-                f"Kafka at {self._servers} has no readable topic {self.name} (error {topic['error_code']}); "
-                "correct MARQUEE_KAFKA_TOPIC, or create the topic"
+                f"Kafka at {self._servers} has no readable topic {self.name} "
+                f"({for_code(topic['error_code']).__name__}); correct MARQUEE_KAFKA_TOPIC or create the topic"
             )
         return topic
 
     def _client(self, make: Callable[..., Any], **options: Any) -> Any:
-        """Make a client of Kafka that leaves no thread behind when no broker answers."""
+        """Make a client; when no broker answers, end the network thread that it would leave behind."""
         networks: list[Any] = []
 
         def network(**config: Any) -> Any:
@@ -195,10 +206,12 @@ class KafkaSource:
             return networks[-1]
 
         try:
-            return make(
+            client = make(
                 bootstrap_servers=self._servers.split(","),
                 bootstrap_timeout_ms=self._timeout_ms,
+                # kafka-python wants it above fetch_max_wait_ms, 500.
                 request_timeout_ms=max(self._timeout_ms, 1_000),
+                reconnect_backoff_max_ms=1_000,
                 kafka_client=network,
                 **options,
             )
@@ -206,12 +219,14 @@ class KafkaSource:
             for opened in networks:
                 opened.close()
             raise
+        self._clients.append(client)
+        return client
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
-        # ValueError: what kafka-python says of servers that it cannot read as host:port.
         try:
             yield
+        # ValueError is what kafka-python says of servers that do not read as host:port.
         except (KafkaError, OSError, ValueError) as error:
             raise SourceError(
                 f"could not {doing}: topic {self.name}, Kafka at {self._servers}: {error}; "
@@ -223,8 +238,8 @@ class FileSource:
     """An event log, plain or ``.gz``, one line each; the offset is the line number from 0.
 
     The file may grow at its end while it is read. A last line without a line end counts as soon as it is an
-    event: no beginning of an event line is itself one, so it is complete. Otherwise it is still being written
-    (or torn) and is left for the next time; read now, its second half would be lost.
+    event: an archived log may end so, and no mere beginning of an event line is an event. Otherwise it is
+    still being written, or torn, and is left for the next time: taken now, its second half would be lost.
     """
 
     def __init__(self, path: Path) -> None:
@@ -246,21 +261,28 @@ class FileSource:
 
     def bounds(self, partition: int) -> tuple[int, int]:
         """Return 0 and the number of complete lines."""
-        count, last = 0, b""
         with self._opened() as lines:
-            for last in lines:
-                count += 1
-        return 0, count - (not _is_complete(last))
+            newest = deque(enumerate(lines, start=1), maxlen=1)
+        if not newest:
+            return 0, 0
+        count, last = newest[0]
+        return 0, count if _is_complete(last) else count - 1
 
     def read(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
         """Yield (line number, line without its end).
 
         Raises:
-            SourceError: when the file cannot be read or is damaged.
+            SourceError: when the file cannot be read, is damaged, or has become shorter.
         """
+        number = start
         with self._opened() as lines:
-            for number, line in enumerate(islice(lines, start, stop), start):
-                yield number, line.removesuffix(b"\n").removesuffix(b"\r")
+            for number, line in enumerate(islice(lines, start, stop), start + 1):
+                yield number - 1, line.removesuffix(b"\n").removesuffix(b"\r")
+        if number < stop:
+            raise SourceError(
+                f"{self._path} had {stop} lines and now ends after {number}: it was cut while it was read; "
+                "try again"
+            )
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         """Do nothing: a file keeps no offsets."""
@@ -282,4 +304,4 @@ class FileSource:
 
 def _is_complete(line: bytes) -> bool:
     """Tell whether the last line of a file can be taken: it has its end, or is an event without one."""
-    return not line or line.endswith(b"\n") or not isinstance(parse(line), Reject)
+    return line.endswith(b"\n") or not isinstance(parse(line), Reject)

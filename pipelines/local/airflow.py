@@ -80,10 +80,8 @@ _CORE = {
     "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
     "simple_auth_manager_users": f"{USER}:admin",
 }
-_SCHEDULER = {
-}
-_DAG_PROCESSOR = {
-}
+_SCHEDULER = {}
+_DAG_PROCESSOR = {}
 
 
 def _core(config: Settings, home: Path) -> dict[str, str]:
@@ -134,7 +132,7 @@ class AirflowApi:
     """A small client of Airflow's REST API (``/api/v2``).
 
     It logs in with ``POST /auth/token`` (user and password as JSON, answered by 201 and an
-    ``access_token`` of one day) and sends ``Authorization: Bearer``; a 401 makes it log in again.
+    ``access_token`` of one day) and sends ``Authorization: Bearer``; a 401 or 403 makes it log in once more.
 
     Every method raises ``StackError`` when Airflow cannot be reached or refuses.
     """
@@ -149,7 +147,11 @@ class AirflowApi:
 
     def wait_healthy(self, timeout_s: float, *, dag_ids: Collection[str] = ()) -> None:
         """Wait until scheduler, triggerer and DAG processor report and the DAGs ``dag_ids`` are known."""
-        _wait(lambda: not self._missing(dag_ids), timeout_s, lambda: f"Airflow is not ready: {self._missing(dag_ids)}")
+        _wait(
+            lambda: not self._missing(dag_ids),
+            timeout_s,
+            lambda: f"Airflow is not ready: {self._missing(dag_ids)}",
+        )
 
     def unpause(self, dag_id: str) -> None:
         """Let the DAG run; a DAG with a time schedule that has never run starts at once."""
@@ -183,7 +185,9 @@ class AirflowApi:
         )
         return self.run_state(dag_id, run_id)
 
-    def wait_task(self, dag_id: str, run_id: str, task_id: str, states: Collection[str], timeout_s: float) -> str:
+    def wait_task(
+        self, dag_id: str, run_id: str, task_id: str, states: Collection[str], timeout_s: float
+    ) -> str:
         """Wait until the task is in one of ``states``; returns the one it is in."""
         _wait(
             lambda: self.task_states(dag_id, run_id).get(task_id) in states,
@@ -219,7 +223,9 @@ class AirflowApi:
             return answer.json()
         except httpx.HTTPStatusError as error:
             said = error.response.text[:500]
-            raise StackError(f"Airflow refused {method} {path}: {error.response.status_code} {said}") from error
+            raise StackError(
+                f"Airflow refused {method} {path}: {error.response.status_code} {said}"
+            ) from error
         except (httpx.HTTPError, ValueError) as error:
             raise StackError(f"Airflow did not answer {method} {path}: {error!r}; is it up?") from error
 
@@ -228,19 +234,24 @@ class _Login(httpx.Auth):
     requires_response_body = True
 
     def __init__(self, url: str, user: str, password: str) -> None:
-        self._request = httpx.Request("POST", url, json={"username": user, "password": password})
+        self._login = httpx.Request("POST", url, json={"username": user, "password": password})
         self._token = ""
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if self._token:
+            answer = yield self._signed(request)
+            # Airflow says 403 to a token that has expired, and to one that it did not sign.
+            if answer.status_code not in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+                return
+        answer = yield self._login
+        answer.read()
+        answer.raise_for_status()
+        self._token = answer.json()["access_token"]
+        yield self._signed(request)
+
+    def _signed(self, request: httpx.Request) -> httpx.Request:
         request.headers["Authorization"] = f"Bearer {self._token}"
-        answer = yield request
-        if answer.status_code != httpx.codes.UNAUTHORIZED:
-            return
-        token = yield self._request
-        token.raise_for_status()
-        self._token = token.json()["access_token"]
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        yield request
+        return request
 
 
 def _run(dag_id: str, run_id: str) -> str:

@@ -23,7 +23,9 @@ def create_app_from_env() -> Flask:
     """
     given = os.environ.get("MARQUEE_LOCAL_DELAY_MS", str(DELAY_MS))
     if not given.isdecimal():
-        raise SettingsError(f"MARQUEE_LOCAL_DELAY_MS={given!r}: a number of milliseconds was wanted, such as 700")
+        raise SettingsError(
+            f"MARQUEE_LOCAL_DELAY_MS={given!r}: a number of milliseconds was wanted, such as 700"
+        )
     return slow_down(serving.wsgi.create_app_from_env(), delay_s=int(given) / 1_000)
 
 

@@ -16,15 +16,15 @@ from string import Template
 
 import httpx
 
-from pipelines.errors import StackError
-from pipelines.local import broker, parts
-from pipelines.local.airflow import airflow_environment
-from pipelines.release import world
+from pipelines.errors import FleetError, StackError
+from pipelines.local import airflow, broker, parts
+from pipelines.release import steps, world
 from pipelines.release.fleet import STABLE_REPLICAS
 from pipelines.release.fleet.local import LocalFleet
 from pipelines.release.router import Split
 from pipelines.settings import PROJECT_DIR, Settings, environment
 
+TOOLS_DIR = PROJECT_DIR / "var" / "tools"
 _START_S = 180.0
 _STOP_S = 60.0
 _PROMETHEUS_TEMPLATE = PROJECT_DIR / "docker" / "prometheus" / "prometheus.local.yml.template"
@@ -38,7 +38,6 @@ class Stack:
         self.config = config
         self.supervisor = world.supervisor(config)
         self.kafka_home = kafka_home
-        self._tools_dir = PROJECT_DIR / "var" / "tools"
 
     def check_ports(self) -> None:
         """Make sure that every port of the stack is free.
@@ -58,7 +57,7 @@ class Stack:
                 f"{taken[0].strip().split('(')[1].rstrip(')')}={self._ports_end()}"
             )
 
-    def start(self, extra_environment: Mapping[str, str] | None = None) -> None:
+    def start(self) -> None:
         """Write every program and start supervisord; returns when its control socket answers."""
         self.supervisor.write_config()
         for path in self.supervisor.programs_dir.glob("*.ini"):
@@ -67,16 +66,17 @@ class Stack:
         self._write_programs()
         with (self.supervisor.logs_dir / "supervisord.out").open("ab") as out:
             # A session of its own: Ctrl-C in the terminal is for us, who then stop it in order.
-            subprocess.Popen(  # noqa: S603 - our own command
+            subprocess.Popen(
                 self.supervisor.command(),
-                env={**os.environ, **environment(self.config), **(extra_environment or {})},
+                env={**os.environ, **environment(self.config)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
                 cwd=PROJECT_DIR,
             )
-        wait_for("supervisord", lambda: self.supervisor.socket_path.exists() and bool(self.supervisor.status()))
+        wait_for("supervisord", self._supervisord_answers)
+        self._start_airflow()
 
     def add(self, name: str, arguments: list[str]) -> None:
         """Add a Python program of ours (``python -m pipelines …``) to the running stack."""
@@ -110,10 +110,19 @@ class Stack:
         return pid if str(self.supervisor.config_path).encode() in command else None
 
     def _ports(self) -> dict[str, int]:
-        names = ["nginx_port", "stable_1_port", "stable_2_port", "canary_port", "airflow_port", "prometheus_port"]
+        names = [
+            "nginx_port",
+            "stable_1_port",
+            "stable_2_port",
+            "canary_port",
+            "airflow_port",
+            "prometheus_port",
+        ]
         if self.kafka_home:
             names += ["kafka_port", "kafka_controller_port"]
-        return {name: getattr(self.config, name) for name in [*names, "smtp_catcher_port", "slack_catcher_port"]}
+        return {
+            name: getattr(self.config, name) for name in [*names, "smtp_catcher_port", "slack_catcher_port"]
+        }
 
     def _ports_end(self) -> int:
         return max(self._ports().values()) + 1
@@ -123,17 +132,39 @@ class Stack:
         if self.kafka_home:
             data_dir = config.var_dir / "kafka"
             broker.prepare(self.kafka_home, data_dir, config.kafka_port, config.kafka_controller_port)
-            command = broker.command(self.kafka_home, data_dir, config.kafka_port, config.kafka_controller_port)
-            self.supervisor.write_program("kafka", _program(command.argv, command.env))
+            command = broker.command(self.kafka_home, data_dir)
+            self.supervisor.write_program("kafka", _program(list(command.argv), command.env))
         self._write_nginx()
         self._write_prometheus()
-        home = config.var_dir / "airflow"
-        airflow = Path(sys.executable).with_name("airflow")
-        # `standalone` migrates its database, makes the login and runs every component.
-        self.supervisor.write_program(
-            "airflow", _program([str(airflow), "standalone"], airflow_environment(config, home), stopwaitsecs="30")
-        )
         self.supervisor.write_program("recorder", _program([sys.executable, "-m", "pipelines", "recorder"]))
+
+    def _start_airflow(self) -> None:
+        """Bring Airflow's database up to date, then have supervisord run its components."""
+        home = self.config.var_dir / "airflow"
+        variables = airflow.airflow_environment(self.config, home)
+        migration = subprocess.run(
+            [str(_beside_python("airflow")), "db", "migrate"],
+            env={**os.environ, **environment(self.config), **variables},
+            capture_output=True,
+            text=True,
+            timeout=_START_S,
+            check=False,
+        )
+        if migration.returncode:
+            raise StackError(
+                f"`airflow db migrate` failed:\n{(migration.stdout + migration.stderr)[-2_000:]}"
+            )
+        for name, (program, *arguments) in airflow.PROGRAMS.items():
+            self.supervisor.write_program(
+                name, _program([str(_beside_python(program)), *arguments], variables)
+            )
+        self.supervisor.update()
+
+    def _supervisord_answers(self) -> bool:
+        try:
+            return bool(self.supervisor.status())
+        except FleetError:
+            return False
 
     def _write_nginx(self) -> None:
         nginx = world.local_nginx(self.config)
@@ -154,12 +185,30 @@ class Stack:
         )
         (folder / "prometheus.yml").write_text(text)
         arguments = [
-            str(parts.prometheus(self._tools_dir)),
+            str(parts.prometheus(TOOLS_DIR)),
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{config.prometheus_port}",
         ]
         self.supervisor.write_program("prometheus", _program(arguments))
+
+
+def bring_up(config: Settings) -> None:
+    """Start the stack for work, not for show, and let the world match the ledger again.
+
+    Raises:
+        StackError: it is up already, a port is taken, or a part is missing.
+    """
+    home = None if config.kafka_servers else broker.find_home(TOOLS_DIR)
+    if isinstance(home, broker.Unavailable):
+        raise StackError(f"{home.reason}; or name a broker with MARQUEE_KAFKA_SERVERS")
+    stack = Stack(config, kafka_home=home)
+    if stack.is_up():
+        raise StackError(f"the stack of {config.var_dir} is up already; `make down` stops it")
+    stack.check_ports()
+    stack.start()
+    broker.create_topic(config.kafka, config.kafka_topic, 1, timeout_s=_START_S)
+    steps.restore(world.world(config))
 
 
 _PUBLIC = ("nginx_port", "airflow_port")
@@ -174,7 +223,9 @@ def wait_for(what: str, is_there: Callable[[], bool], *, within_s: float = _STAR
     deadline = time.monotonic() + within_s
     while not is_there():
         if time.monotonic() > deadline:
-            raise StackError(f"waited {within_s:.0f} s for {what} in vain; see the logs in the run-time folder")
+            raise StackError(
+                f"waited {within_s:.0f} s for {what} in vain; see the logs in the run-time folder"
+            )
         time.sleep(0.2)
 
 
@@ -184,6 +235,10 @@ def answers(url: str) -> bool:
         return httpx.get(url, timeout=2.0).is_success
     except httpx.HTTPError:
         return False
+
+
+def _beside_python(program: str) -> Path:
+    return Path(sys.executable).with_name(program)
 
 
 def _program(arguments: list[str], env: Mapping[str, str] | None = None, **options: str) -> dict[str, str]:

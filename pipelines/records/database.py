@@ -37,7 +37,8 @@ def connect(url: str) -> Engine:
     try:
         if address.get_backend_name() != "sqlite":
             return create_engine(address, pool_pre_ping=True)
-        engine = create_engine(address.set(query={"timeout": str(BUSY_TIMEOUT_S), **address.query}))
+        wait = {} if "timeout" in address.query else {"timeout": BUSY_TIMEOUT_S}
+        engine = create_engine(address, connect_args=wait)
     except (ImportError, SQLAlchemyError) as error:
         raise SettingsError(
             f"MARQUEE_RECORDS_URL={address!r} cannot be used: {error}; "
@@ -54,7 +55,7 @@ def migrate(url: str) -> None:
 
     Raises:
         SettingsError: as `connect`.
-        MarqueeError: the database cannot be reached, holds tables that are not ours, or is newer than this code.
+        MarqueeError: the database cannot be reached, holds foreign tables, or is newer than this code.
     """
     engine = connect(url)
     try:
@@ -65,7 +66,7 @@ def migrate(url: str) -> None:
             command.upgrade(_alembic(connection), "head")
     except (SQLAlchemyError, CommandError, OSError, Timeout) as error:
         raise MarqueeError(
-            f"the tables of {engine.url!r} could not be brought up to date: {error}; "
+            f"the tables of {engine.url!r} could not be brought up to date: {brief(error)}; "
             "see that the database is up, is ours and is not newer than this code (MARQUEE_RECORDS_URL)"
         ) from error
     finally:
@@ -88,6 +89,11 @@ def naive_utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
+def brief(error: Exception) -> str:
+    """Return what the database said, without the statement and its rows."""
+    return str(getattr(error, "orig", None) or error)
+
+
 def _address(url: str) -> URL:
     try:
         address = make_url(url)
@@ -100,6 +106,11 @@ def _address(url: str) -> URL:
         raise SettingsError(
             f"MARQUEE_RECORDS_URL={address!r} names a database that the records cannot be kept in; "
             f"allowed are {', '.join(_SUPPORTED)}"
+        )
+    if address.get_backend_name() == "sqlite" and address.database in (None, "", ":memory:"):
+        raise SettingsError(
+            f"MARQUEE_RECORDS_URL={url!r} would keep the records in the memory of one process; "
+            "name a file, as in sqlite:////srv/marquee/records.db"
         )
     return address
 
@@ -121,8 +132,6 @@ def _one_at_a_time(engine: Engine) -> Iterator[None]:
             # Held by this connection: gone with it, whatever happens.
             yield
             connection.execute(text("SELECT RELEASE_LOCK(:name)"), name)
-    elif engine.url.database in (None, "", ":memory:"):
-        yield
     else:
         file = Path(str(engine.url.database)).resolve()
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Engine, delete, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines.records.database import connect, naive_utc, upsert
+from pipelines.records.database import brief, connect, naive_utc, upsert
 from pipelines.records.tables import reccom, spools
 
 CHUNK_BYTES = 2 * 2**20
@@ -98,14 +98,20 @@ def ship_once(engine: Engine, spool_dir: Path) -> int:
 
     Raises:
         SQLAlchemyError: the database is away; what was shipped before stays, nothing is lost.
+        OSError: a file cannot be read or deleted; all others have been shipped.
     """
     files = [spool for path in sorted(spool_dir.glob("*")) if (spool := _spool(path))]
-    if not files:
-        return 0
-    with engine.connect() as connection:
-        rows = connection.execute(select(spools.c.file, spools.c.shipped_bytes)).all()
-    shipped_bytes = {file: length for file, length in rows}
-    return sum(_ship(engine, spool, shipped_bytes.get(spool.key, 0)) for spool in files)
+    shipped_bytes = _shipped_bytes(engine) if files else {}
+    shipped = 0
+    trouble: OSError | None = None
+    for spool in files:
+        try:
+            shipped += _ship(engine, spool, shipped_bytes.get(spool.key, 0))
+        except OSError as error:
+            trouble = error
+    if trouble:
+        raise trouble
+    return shipped
 
 
 def _try_to_ship(engine: Engine, spool_dir: Path, failures: int) -> bool:
@@ -114,17 +120,21 @@ def _try_to_ship(engine: Engine, spool_dir: Path, failures: int) -> bool:
     except (SQLAlchemyError, OSError) as error:
         if failures == 0:
             logger.error(
-                "receipts cannot be shipped from %s to %r: %s; they wait, and are tried again up to every %g s",
+                "receipts in %s cannot be shipped to %r: %s; they wait there, tries come up to %g s apart",
                 spool_dir,
                 engine.url,
-                # Without the statement, which would carry a chunk of receipts into the log.
-                getattr(error, "orig", None) or error,
+                brief(error),
                 LONGEST_PAUSE_S,
             )
         return False
     if failures:
         logger.warning("receipts are shipped again after %d failed tries: %d at once", failures, shipped)
     return True
+
+
+def _shipped_bytes(engine: Engine) -> dict[str, int]:
+    with engine.connect() as connection:
+        return {row.file: row.shipped_bytes for row in connection.execute(select(spools))}
 
 
 def _spool(path: Path) -> _Spool | None:

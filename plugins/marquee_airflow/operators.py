@@ -9,8 +9,7 @@ from airflow.sdk import Context
 from marquee_airflow.notifiers import announce
 from pipelines.settings import settings
 
-DECIDED_BY = "decided_by"
-"""XCom key of the name of the person who answered."""
+_DECIDED_BY = "decided_by"
 
 
 class AskOperator(HITLBranchOperator):
@@ -32,5 +31,10 @@ class AskOperator(HITLBranchOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Note who answered, then follow the answer."""
         person = event.get("responded_by_user") or {}
-        context["ti"].xcom_push(DECIDED_BY, person.get("name") or person.get("id") or "")
+        context["ti"].xcom_push(_DECIDED_BY, person.get("name") or person.get("id") or "")
         return super().execute_complete(context, event)
+
+
+def decided_by(task_instance: Any, *, task_id: str = "ask") -> str:
+    """Return who answered the task ``task_id`` of this run; empty when nobody was asked."""
+    return str(task_instance.xcom_pull(task_ids=task_id, key=_DECIDED_BY) or "")

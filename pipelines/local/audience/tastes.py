@@ -103,7 +103,9 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 
 def _tastes(rated: list[tuple[int, str, float, int]]) -> Tastes:
     # Two movies of one title are one id in the stream; the newer rating of a person holds.
-    latest = {(person, movie): (rating, at) for person, movie, rating, at in sorted(rated, key=lambda row: row[3])}
+    latest = {
+        (person, movie): (rating, at) for person, movie, rating, at in sorted(rated, key=lambda row: row[3])
+    }
     movie_ids = sorted({movie for _, movie in latest})
     index = {movie: i for i, movie in enumerate(movie_ids)}
     keys = sorted(latest)

@@ -1,0 +1,48 @@
+"""# Rollback
+
+Puts an older version back for all viewers, at once and without a canary. Started by hand only.
+
+Trigger it with the `version` to go back to (`python -m pipelines status` lists them) and, in `why`, a
+sentence for the others: it goes into the ledger and into the alert. A release that is being watched is
+broken off first, its candidate is taken away.
+
+**Red?** Two reasons are usual: the version is not in the registry, or a promotion is being carried out
+right now. The log says which. Mend it or wait, then *clear* the task.
+"""
+
+from typing import Any
+
+from airflow.sdk import DAG, Param, task
+
+from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, outcomes, requested_by
+from marquee_airflow.notifiers import announce
+from pipelines.settings import settings
+
+
+@task
+@outcomes()
+def rollback(params: Any = None, dag_run: Any = None) -> None:
+    """Let all replicas serve the version."""
+    from pipelines.release import steps
+
+    steps.rollback(
+        settings(), params["version"], why=params["why"], requested_by=requested_by(dag_run), announce=announce
+    )
+
+
+with DAG(
+    dag_id="rollback",
+    description="By hand: put an older version back, in seconds",
+    doc_md=__doc__,
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    params={
+        "version": Param(type="integer", minimum=1, description="Version to put back"),
+        "why": Param("", type="string", maxLength=500, description="One sentence for the others"),
+    },
+    default_args=DEFAULT_ARGS,
+    tags=TAGS,
+):
+    rollback()

@@ -1,0 +1,245 @@
+"""The recipe: ratings and viewings in, the arrays of a model out. The gate judges it, the refit ships it.
+
+Ratings are predicted by scikit-surprise's SVD. The list is ranked by PureSVD (Cremonesi, Koren, Turrin:
+"Performance of recommender algorithms on top-N recommendation tasks", RecSys 2010) over what was rated or
+watched: with Q the right singular vectors of the users x movies matrix R, the scores of user u are
+``R[u] Q Q^T``. A rating predictor ranks worse than plain popularity, so it does not rank here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
+from scipy.sparse.linalg import svds  # type: ignore[import-untyped]
+from surprise import SVD  # type: ignore[import-untyped]
+
+from pipelines.errors import DataError, ModelError
+from pipelines.model.artifact import Arrays, Floats, Rows, id_table
+
+Progress = Callable[[int, int], None]
+
+_DENSE_BELOW = 500
+"""Smaller side of R up to which the singular vectors are computed densely."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """What training may vary; the rest is the data."""
+
+    seed: int
+    svd_factors: int
+    svd_epochs: int
+    ranker_rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Triples:
+    """Ratings as columns: user row, movie row, rating."""
+
+    users: Rows
+    movies: Rows
+    values: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A model in memory, before it has a name."""
+
+    arrays: Arrays
+    mean: float
+    """Mean of all ratings, rating units."""
+    scale: tuple[float, float]
+    """Lowest and highest rating there can be."""
+
+
+def find_scale(ratings: pd.DataFrame, declared: tuple[float, float] | None) -> tuple[float, float]:
+    """Return the declared rating scale, or the one found in the data when none is declared.
+
+    Raises:
+        DataError: there are no ratings, or one lies outside the declared scale.
+    """
+    if ratings.empty:
+        raise DataError("there are no ratings to train on; collect some first, or name a ratings file")
+    low, high = float(ratings["rating"].min()), float(ratings["rating"].max())
+    if declared is None:
+        return low, high
+    # Ratings are float32: 3.3 among them is a little less than the 3.3 that was declared.
+    if low < np.float32(declared[0]) or high > np.float32(declared[1]):
+        raise DataError(
+            f"ratings go from {low:g} to {high:g}, declared is {declared[0]:g} to {declared[1]:g}; "
+            "correct the ratings or declare their true scale"
+        )
+    return declared
+
+
+def fit(
+    ratings: pd.DataFrame,
+    viewings: pd.DataFrame | None,
+    config: TrainConfig,
+    scale: tuple[float, float],
+    progress: Progress | None = None,
+) -> Fitted:
+    """Fit both halves; the same input and seed give the same bytes on any number of threads.
+
+    ``ratings``: one row per (user_id, movie_id) with ``rating``; ``viewings``: rows of (user_id, movie_id),
+    may be None. ``progress`` counts epochs of the rating predictor.
+    """
+    users = _users(ratings, viewings)
+    movies, seen = _interactions(ratings, viewings, users)
+    values = ratings["rating"].to_numpy(dtype=np.float64)
+    triples = _Triples(_rows_of(users, ratings["user_id"]), _rows_of(movies, ratings["movie_id"]), values)
+    user_ids, user_order = id_table(users)
+    movie_ids, movie_order = id_table(movies)
+    arrays = Arrays(
+        user_ids=user_ids,
+        user_order=user_order,
+        movie_ids=movie_ids,
+        movie_order=movie_order,
+        seen_indptr=seen.indptr.astype(np.int64),
+        seen_indices=seen.indices.astype(np.int32),
+        ranker_movies=_fit_ranker(seen, config),
+        **_fit_svd(triples, len(movies), config, scale, progress),
+    )
+    return Fitted(arrays, mean=float(values.mean()), scale=scale)
+
+
+def _rows_of(ids: pd.Index, texts: pd.Series) -> Rows:
+    return ids.get_indexer(pd.Index(texts)).astype(np.int64)
+
+
+def _users(ratings: pd.DataFrame, viewings: pd.DataFrame | None) -> pd.Index:
+    """Return all user ids in row order: those who rated, then those who only watched, each part sorted."""
+    raters = sorted(ratings["user_id"].unique())
+    watchers = set() if viewings is None else set(viewings["user_id"].unique())
+    ids: pd.Index = pd.Index([*raters, *sorted(watchers.difference(raters))])
+    return ids
+
+
+def _interactions(
+    ratings: pd.DataFrame, viewings: pd.DataFrame | None, users: pd.Index
+) -> tuple[pd.Index, csr_matrix]:
+    """Return the movie ids in order of popularity, and the binary matrix users x movies of what was seen.
+
+    Popularity is the number of users that rated or watched; ties go by id.
+    """
+    parts = [ratings[["user_id", "movie_id"]]]
+    if viewings is not None:
+        parts.append(viewings[["user_id", "movie_id"]])
+    pairs = pd.concat(parts).drop_duplicates()
+    by_id = pd.Index(sorted(pairs["movie_id"].unique()))
+    columns = _rows_of(by_id, pairs["movie_id"])
+    counts = np.bincount(columns, minlength=len(by_id))
+    by_popularity = np.argsort(-counts, kind="stable")
+    rank = np.empty_like(by_popularity)
+    rank[by_popularity] = np.arange(len(by_id))
+    cells = (_rows_of(users, pairs["user_id"]), rank[columns])
+    seen = csr_matrix((np.ones(len(pairs)), cells), shape=(len(users), len(by_id)))
+    seen.sort_indices()
+    return by_id[by_popularity], seen
+
+
+def _fit_ranker(seen: csr_matrix, config: TrainConfig) -> Floats:
+    """Return Q^T, (rank, n_movies): the strongest right singular vectors of ``seen``, strongest first.
+
+    The rank is at most one less than the smaller side; with a single user or movie it is 0 and the model
+    knows popularity only.
+    """
+    n_movies = seen.shape[1]
+    rank = min(config.ranker_rank, min(seen.shape) - 1)
+    if rank < 1:
+        return np.zeros((0, n_movies), dtype=np.float32)
+    if min(seen.shape) <= _DENSE_BELOW:
+        strengths, vectors = _dense_svd(seen, rank)
+    else:
+        start = np.random.default_rng(config.seed).standard_normal(min(seen.shape))
+        _, strengths, vectors = svds(seen, k=rank, v0=start)
+        strengths, vectors = strengths[::-1], vectors[::-1]
+    # A direction of no strength is noise that differs from run to run.
+    return _settle(vectors[strengths > 1e-6 * strengths[0]])
+
+
+def _dense_svd(seen: csr_matrix, rank: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return strengths and right singular vectors (rows) of a matrix with a short side.
+
+    ARPACK draws random vectors of its own where few rows span little, so the same data would not give the
+    same model; the Gram matrix of the short side is exact and its eigenvectors are always the same.
+    """
+    tall = seen.shape[0] > seen.shape[1]
+    gram = (seen.T @ seen if tall else seen @ seen.T).toarray()
+    values, vectors = np.linalg.eigh(gram)
+    strengths = np.sqrt(np.maximum(values[::-1][:rank], 0))
+    vectors = vectors[:, ::-1][:, :rank]
+    return strengths, vectors.T if tall else (seen.T @ vectors / np.maximum(strengths, 1e-12)).T
+
+
+def _settle(vectors: npt.NDArray[np.float64]) -> Floats:
+    """Make vectors (rows) comparable byte by byte: round off what depends on the machine, fix the signs.
+
+    The number of threads changes the last bits of a singular vector. The grid is 2^-12 of the size of a
+    typical entry, far above those bits and far below what the order of a list can tell.
+    """
+    grid = 2.0**-12 / np.sqrt(vectors.shape[1])
+    rounded = np.rint(vectors / grid) * grid
+    largest = np.take_along_axis(rounded, np.abs(rounded).argmax(axis=1, keepdims=True), axis=1)
+    signs = np.where(largest < 0, -1.0, 1.0)
+    # Adding zero turns -0.0, whose bytes differ, into 0.0.
+    settled: Floats = (rounded * signs + 0.0).astype(np.float32)
+    return settled
+
+
+class _Trainset:
+    """As much of a trainset as scikit-surprise's SVD asks for, without a Python object for each user."""
+
+    def __init__(self, triples: _Triples, shape: tuple[int, int], on_epoch: Callable[[], None]) -> None:
+        self.n_users, self.n_items = shape
+        self.global_mean = float(triples.values.mean())
+        self._columns = (triples.users.tolist(), triples.movies.tolist(), triples.values.tolist())
+        self._on_epoch = on_epoch
+
+    def all_ratings(self) -> Iterator[tuple[int, int, float]]:
+        """Return (user row, movie row, rating) of every rating; SVD asks once an epoch."""
+        self._on_epoch()
+        return zip(*self._columns, strict=True)
+
+
+def _fit_svd(
+    triples: _Triples,
+    n_movies: int,
+    config: TrainConfig,
+    scale: tuple[float, float],
+    progress: Progress | None,
+) -> dict[str, Floats]:
+    """Return the ``svd_*`` arrays: rating = mean + user bias + movie bias + user factors @ movie factors."""
+    low, high = scale
+    # The step size of the descent suits a scale of four, as 1 to 5; on 0 to 100 it runs away.
+    unit = (high - low) / 4 or 1.0
+    # In order of time or user the descent ends worse: RMSE 0.870 against 0.864 on MovieLens.
+    order = np.random.default_rng(config.seed).permutation(len(triples.values))
+    shuffled = _Triples(triples.users[order], triples.movies[order], triples.values[order] / unit)
+    epochs = count()
+
+    def on_epoch() -> None:
+        if progress is not None:
+            progress(next(epochs), config.svd_epochs)
+
+    shape = (int(triples.users.max()) + 1, n_movies)
+    svd = SVD(n_factors=config.svd_factors, n_epochs=config.svd_epochs, random_state=config.seed)
+    svd.fit(_Trainset(shuffled, shape, on_epoch))
+    on_epoch()
+    rated = np.bincount(triples.movies, minlength=n_movies) > 0
+    fitted = {
+        "svd_user_bias": svd.bu * unit,
+        "svd_user_factors": svd.pu * unit,
+        "svd_movie_bias": svd.bi * unit,
+        # SVD leaves its random start where there was nothing to learn from.
+        "svd_movie_factors": svd.qi * rated[:, np.newaxis],
+    }
+    if not all(np.isfinite(array).all() for array in fitted.values()):
+        raise ModelError(
+            f"the rating predictor ran away on ratings from {low:g} to {high:g}; look for outliers among them"
+        )
+    return {name: array.astype(np.float32) for name, array in fitted.items()}

@@ -1,0 +1,155 @@
+"""Small stand-ins that share the real interfaces; nothing outside tests imports them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+
+from pipelines.errors import FleetError
+from pipelines.model.artifact import Arrays, Recommendation, id_table, save
+from pipelines.release.fleet import Running
+from pipelines.release.router import Split, fingerprint
+
+
+class Killed(BaseException):
+    """Stands for kill -9: no handler for errors may catch it."""
+
+
+@dataclass
+class FakeFleet:
+    """Replicas that are ready at once; ``broken`` versions never are."""
+
+    replicas: dict[str, Running] = field(default_factory=dict)
+    broken: set[int] = field(default_factory=set)
+    deployed: list[tuple[str, int]] = field(default_factory=list)
+    """Every real change, in order."""
+    kill_after: int | None = None
+    """Number of changes after which the process dies."""
+
+    def deploy(self, replica: str, version: int, *, arm: str) -> None:
+        if version in self.broken:
+            raise FleetError(f"replica {replica} never became ready with version {version}")
+        wanted = Running(replica, self.address(replica), version, arm)
+        if self.replicas.get(replica) != wanted:
+            if self.kill_after is not None and len(self.deployed) >= self.kill_after:
+                raise Killed
+            self.replicas[replica] = wanted
+            self.deployed.append((replica, version))
+
+    def remove(self, replica: str) -> None:
+        self.replicas.pop(replica, None)
+
+    def running(self) -> dict[str, Running]:
+        return dict(self.replicas)
+
+    def address(self, replica: str) -> str:
+        return f"{replica}:80"
+
+    def versions(self) -> dict[str, int | None]:
+        return {name: running.version for name, running in self.replicas.items()}
+
+
+@dataclass
+class FakeRouter:
+    """Remembers every split it was given."""
+
+    splits: list[Split] = field(default_factory=list)
+
+    def apply(self, split: Split) -> None:
+        self.splits.append(split)
+
+    def current(self) -> str:
+        return fingerprint(self.splits[-1]) if self.splits else ""
+
+
+@dataclass
+class FakeRegistry:
+    """Versions without git: ``known`` exist, ``notes`` are what became of them."""
+
+    known: list[int] = field(default_factory=lambda: [1, 2, 3])
+    notes: dict[int, str] = field(default_factory=dict)
+
+    def versions(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(number=number) for number in self.known]
+
+    def export(self, version: int, models_dir: Path) -> Path:
+        folder = models_dir / f"v{version}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def annotate(self, version: int, text: str) -> None:
+        self.notes[version] = text
+
+
+@dataclass
+class FakePrometheus:
+    """Answers the queries of ``measure`` with set figures; ``dead`` refuses the connection."""
+
+    good: float = 1_000.0
+    bad: float = 0.0
+    mean_ms: float = 20.0
+    up: float = 1.0
+    dead: bool = False
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if self.dead:
+            raise httpx.ConnectError("refused")
+        query = request.url.params["query"]
+        if "up{" in query:
+            value = self.up
+        elif "seconds_sum" in query:
+            value = self.good * self.mean_ms / 1_000.0
+        else:
+            value = self.good + (0.0 if 'status="200"' in query else self.bad)
+        body = {"status": "success", "data": {"result": [{"metric": {}, "value": [0, str(value)]}]}}
+        return httpx.Response(200, json=body)
+
+
+class ToyModel:
+    """A model for serving: user "1" has a taste, "666" breaks it, "full" has seen everything."""
+
+    version = 7
+    n_users = 3
+    n_movies = 30
+
+    def __init__(self) -> None:
+        self.meta = {"version": self.version, "rmse": 0.875}
+        self.popular = [f"popular+{rank:02}+1999" for rank in range(self.n_movies)]
+        self.personal = [f"personal+{rank:02}+2001" for rank in range(self.n_movies)]
+        self.healthy = True
+
+    def recommend(self, user_id: str, k: int = 20) -> Recommendation:
+        if user_id == "666" or not self.healthy:
+            raise FloatingPointError("no taste at all")
+        if user_id == "full":
+            return Recommendation([], "personal")
+        if user_id == "1":
+            return Recommendation(self.personal[:k], "personal")
+        return Recommendation(self.popular[:k], "popular")
+
+
+def tiny_artifact(folder: Path, *, version: int | None = 7) -> Path:
+    """Write a real artifact of 2 users and 40 movies into ``folder`` and return it.
+
+    Movies are named ``m00`` to ``m39``, most popular first. User "1" has seen ``m00`` and likes even
+    numbers, user "2" has seen ``m01`` and likes odd ones.
+    """
+    user_ids, user_order = id_table(["1", "2"])
+    movie_ids, movie_order = id_table(f"m{row:02}" for row in range(40))
+    arrays = Arrays(
+        user_ids=user_ids,
+        user_order=user_order,
+        movie_ids=movie_ids,
+        movie_order=movie_order,
+        seen_indptr=np.array([0, 1, 2], dtype=np.int64),
+        seen_indices=np.array([0, 1], dtype=np.int32),
+        ranker_movies=np.tile(np.eye(2, dtype=np.float32), 20),
+        svd_user_bias=np.zeros(2, dtype=np.float32),
+        svd_user_factors=np.zeros((2, 2), dtype=np.float32),
+        svd_movie_bias=np.zeros(40, dtype=np.float32),
+        svd_movie_factors=np.zeros((40, 2), dtype=np.float32),
+    )
+    save(folder, arrays, {"version": version, "scale": [1.0, 5.0], "mean": 3.0, "rmse": 0.875})
+    return folder

@@ -1,0 +1,122 @@
+import logging
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import insert, inspect, select, text
+from sqlalchemy.exc import IntegrityError
+
+from pipelines.errors import MarqueeError, SettingsError
+from pipelines.records.database import connect, migrate, naive_utc, upsert
+from pipelines.records.tables import looks, metadata, spools
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'records.db'}"
+
+
+def test_migrated_tables_are_the_tables_of_the_code(url):
+    migrate(url)
+    with connect(url).connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_migrating_again_changes_nothing_and_keeps_the_rows(url):
+    migrate(url)
+    engine = connect(url)
+    with engine.begin() as connection:
+        connection.execute(insert(spools).values(file="stable-1-7-1", shipped_bytes=10))
+    migrate(url)
+    with engine.connect() as connection:
+        assert connection.execute(select(spools)).all() == [("stable-1-7-1", 10)]
+
+
+def test_migrating_makes_the_missing_folder(tmp_path):
+    migrate(f"sqlite:///{tmp_path}/new/folder/records.db")
+    assert (tmp_path / "new/folder/records.db").is_file()
+
+
+def test_migrating_works_from_any_folder_and_on_a_relative_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    migrate("sqlite:///records.db")
+    assert (tmp_path / "records.db").is_file()
+
+
+def test_migrating_leaves_logging_as_it_was(url):
+    before = (logging.root.level, list(logging.root.handlers), logging.getLogger("pipelines").disabled)
+    migrate(url)
+    assert (logging.root.level, list(logging.root.handlers), logging.getLogger("pipelines").disabled) == before
+
+
+def test_failed_migration_leaves_nothing_behind(tmp_path, url):
+    with closing(sqlite3.connect(tmp_path / "records.db")) as foreign:
+        foreign.execute("create table looks (colour text)")
+    with pytest.raises(MarqueeError, match=r"table looks already exists.*MARQUEE_RECORDS_URL"):
+        migrate(url)
+    assert inspect(connect(url)).get_table_names() == ["looks"]
+
+
+def test_database_of_newer_code_is_refused(url):
+    migrate(url)
+    with connect(url).begin() as connection:
+        connection.execute(text("update alembic_version set version_num = '9999'"))
+    with pytest.raises(MarqueeError, match="9999"):
+        migrate(url)
+
+
+def test_sqlite_reads_beside_a_writer_and_waits_for_a_lock(url):
+    with connect(url).connect() as connection:
+        assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert connection.scalar(text("PRAGMA busy_timeout")) == 30 * 1000
+        full = 2
+        assert connection.scalar(text("PRAGMA synchronous")) == full
+
+
+def test_address_may_set_another_wait(url):
+    with connect(f"{url}?timeout=2").connect() as connection:
+        assert connection.scalar(text("PRAGMA busy_timeout")) == 2 * 1000
+
+
+def test_look_at_no_release_is_refused(url):
+    migrate(url)
+    row = {"release_id": 5, "at": datetime(2026, 1, 1), "measurement": {}, "verdict": "x", "reason": ""}
+    with connect(url).begin() as connection, pytest.raises(IntegrityError):
+        connection.execute(insert(looks).values(row))
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nonsense", "is not a database address"),
+        ("postgresql://me:secret@host/records", "allowed are sqlite, mysql, mariadb"),
+        ("mysql+nodriver://me:secret@host/records", "install that driver"),
+        ("sqlite://", "memory of one process"),
+        ("sqlite:///:memory:", "memory of one process"),
+    ],
+)
+def test_address_that_cannot_be_used_is_refused_without_its_password(address, said):
+    with pytest.raises(SettingsError, match=said) as refusal:
+        connect(address)
+    assert "MARQUEE_RECORDS_URL" in str(refusal.value)
+    assert "secret" not in str(refusal.value)
+
+
+def test_upsert_overwrites_the_row_of_the_same_key(url):
+    migrate(url)
+    with connect(url).begin() as connection:
+        upsert(connection, spools, {"file": "a", "shipped_bytes": 1})
+        upsert(connection, spools, {"file": "b", "shipped_bytes": 2})
+        upsert(connection, spools, {"file": "a", "shipped_bytes": 3})
+        assert connection.execute(select(spools).order_by(spools.c.file)).all() == [("a", 3), ("b", 2)]
+
+
+def test_times_are_stored_in_utc_without_zone():
+    in_montreal = datetime(2026, 3, 1, 9, 30, tzinfo=timezone(timedelta(hours=-5)))
+    assert naive_utc(in_montreal) == datetime(2026, 3, 1, 9 + 5, 30)
+    assert naive_utc(datetime(2026, 3, 1, tzinfo=UTC)) == datetime(2026, 3, 1)
+    assert naive_utc(datetime(2026, 3, 1)) == datetime(2026, 3, 1)

@@ -1,0 +1,80 @@
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import insert, select, text
+
+from pipelines.records.database import connect, migrate
+from pipelines.records.provenance import record_version
+from pipelines.records.tables import reccom, tracking
+
+ANCESTOR_QUERY = """
+select A.version_number, A.user_id, B.data_creation, B.trained_on, B.model_rmse
+from reccom A, tracking B where A.version_number = B.version_number order by A.version_number desc limit 2;
+"""
+
+
+@pytest.fixture
+def engine(tmp_path):
+    url = f"sqlite:///{tmp_path / 'records.db'}"
+    migrate(url)
+    return connect(url)
+
+
+def record(engine, version, rmse=0.9):
+    record_version(
+        engine,
+        version_number=version,
+        data_creation=datetime(2026, 3, 1, 8, tzinfo=UTC),
+        trained_on=datetime(2026, 3, 1, 9, tzinfo=UTC),
+        model_rmse=rmse,
+        git_commit="c" * 40,
+        run_id=f"manual-{version}",
+    )
+
+
+def answer(engine, request_id, version):
+    row = {
+        "request_id": request_id,
+        "version_number": version,
+        "user_id": "596363",
+        "served_at": datetime(2026, 3, 2),
+        "arm": "stable",
+        "replica": "stable-1",
+        "source": "personal",
+        "movie_ids": "fight+club+1999",
+        "latency_ms": 1.5,
+        "status": 200,
+        "canary_percent": 20,
+    }
+    with engine.begin() as connection:
+        connection.execute(insert(reccom).values(row))
+
+
+def test_version_is_recorded_in_utc(engine):
+    record(engine, 3)
+    with engine.connect() as connection:
+        assert connection.execute(select(tracking)).all() == [
+            (3, datetime(2026, 3, 1, 8), datetime(2026, 3, 1, 9), 0.9, "c" * 40, "manual-3")
+        ]
+
+
+def test_recording_a_version_again_overwrites_it(engine):
+    record(engine, 3, rmse=0.9)
+    record(engine, 3, rmse=0.8)
+    with engine.connect() as connection:
+        assert connection.execute(select(tracking.c.version_number, tracking.c.model_rmse)).all() == [(3, 0.8)]
+
+
+def test_query_of_the_ancestor_runs_as_written(engine):
+    for version in (1, 2, 3):
+        record(engine, version, rmse=1 - version / 10)
+        answer(engine, f"request-{version}", version)
+    answer(engine, "request-of-an-unrecorded-version", 4)
+    with engine.connect() as connection:
+        rows = connection.execute(text(ANCESTOR_QUERY)).all()
+    assert [(row.version_number, row.user_id, row.model_rmse) for row in rows] == [
+        (3, "596363", 1 - 3 / 10),
+        (2, "596363", 1 - 2 / 10),
+    ]
+    assert rows[0].data_creation.startswith("2026-03-01 08:00")
+    assert rows[0].trained_on.startswith("2026-03-01 09:00")

@@ -1,0 +1,38 @@
+"""One replica with a toy model, its receipts in a list."""
+
+import pytest
+from flask.testing import FlaskClient
+
+from serving import create_app
+from serving.receipts import Receipt
+from tests.fakes import ToyModel
+
+
+class KeptReceipts:
+    """Receipts in memory; ``full`` plays a disk without space."""
+
+    def __init__(self) -> None:
+        self.kept: list[Receipt] = []
+        self.full = False
+
+    def append(self, receipt: Receipt) -> bool:
+        if not self.full:
+            self.kept.append(receipt)
+        return not self.full
+
+
+@pytest.fixture
+def model() -> ToyModel:
+    return ToyModel()
+
+
+@pytest.fixture
+def receipts() -> KeptReceipts:
+    return KeptReceipts()
+
+
+@pytest.fixture
+def client(model: ToyModel, receipts: KeptReceipts, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    app = create_app(model, version=7, arm="canary", replica="canary", receipts=receipts)
+    return app.test_client()

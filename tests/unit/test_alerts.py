@@ -1,0 +1,37 @@
+from pipelines import alerts
+
+
+def test_refused_model_alert_says_observed_limit_where_and_what_to_do():
+    alert = alerts.model_refused("RMSE 1.4 on 200 ratings", 1.4, 1.0, "var/runs/x/evaluation.json")
+    assert alert.title == "Marquee: model refused, RMSE 1.4000 (limit 1)"
+    for words in (
+        "RMSE 1.4 on 200 ratings",
+        "var/runs/x/evaluation.json",
+        "MARQUEE_MAX_RMSE",
+        "serving model stays",
+    ):
+        assert words in alert.body
+
+
+def test_refused_data_alert_lists_every_failed_check():
+    alert = alerts.data_refused(["ratings.rating: 3 of 10 outside 1..5", "stream: no ratings"], "report.json")
+    assert "2 critical check(s)" in alert.title
+    assert "- ratings.rating: 3 of 10 outside 1..5\n- stream: no ratings" in alert.body
+    assert "report.json" in alert.body
+
+
+def test_aborted_alert_says_what_still_serves():
+    alert = alerts.aborted(3, 2, "mean response time 700 ms; the limit is 500 ms", "the UI")
+    assert "Still serving: version 2" in alert.body
+    assert "700 ms" in alert.body
+    assert "the UI" in alert.body
+
+
+def test_first_promotion_had_nothing_before():
+    assert "Before: nothing." in alerts.promoted(1, None, "first version", "the UI").body
+
+
+def test_text_is_title_and_body():
+    alert = alerts.rolled_back(1, 2, "")
+    assert alert.text == f"{alert.title}\n{alert.body}"
+    assert "Reason given: none" in alert.body
