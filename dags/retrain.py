@@ -47,38 +47,38 @@ def collect() -> dict[str, Any]:
 
 @task
 @outcomes()
-def validate(run_id: str) -> dict[str, Any]:
+def validate(run: str) -> dict[str, Any]:
     """Check the new batches; a critical failure refuses them."""
     from pipelines import retrain
 
-    return retrain.validate(settings(), run_id=folder_name(run_id), announce=announce)
+    return retrain.validate(settings(), run_id=folder_name(run), announce=announce)
 
 
 @task
 @outcomes()
-def train(run_id: str) -> dict[str, Any]:
+def train(run: str) -> dict[str, Any]:
     """Judge the recipe, then fit it on everything; returns the metrics."""
     from pipelines import retrain
 
-    return retrain.train(settings(), run_id=folder_name(run_id))
+    return retrain.train(settings(), run_id=folder_name(run))
 
 
 @task
 @outcomes()
-def gate(run_id: str) -> str:
+def gate(run: str) -> str:
     """Let the model through, or refuse it; returns the reason."""
     from pipelines import retrain
 
-    return retrain.gate(settings(), run_id=folder_name(run_id), announce=announce)
+    return retrain.gate(settings(), run_id=folder_name(run), announce=announce)
 
 
 @task(outlets=[MODEL])
 @outcomes()
-def version(run_id: str, outlet_events: Any = None) -> int:
+def version(run: str, outlet_events: Any = None) -> int:
     """Commit data and model as one version, and publish its number with the asset."""
     from pipelines import retrain
 
-    number = retrain.version(settings(), run_id=folder_name(run_id), announce=announce)
+    number = retrain.version(settings(), run_id=folder_name(run), announce=announce)
     outlet_events[MODEL].extra = {"version": number}
     return number
 

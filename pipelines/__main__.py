@@ -2,9 +2,7 @@
 
 import json
 import logging
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,22 +154,23 @@ def train(
     ] = None,
 ) -> None:
     """Train a model and print its figures as JSON: hold-out RMSE, ranking, counts."""
-    from pipelines.model.train import load_ratings, load_viewings
-    from pipelines.retrain import evaluate_and_train, train_config
+    from pipelines.model.train import evaluate_and_train, load_ratings, load_viewings
+    from pipelines.retrain import train_config
 
-    config = read()
-    with _bar("train", total=None):
-        figures = evaluate_and_train(
+    with _bar("train") as progress:
+        config = read()
+        meta = evaluate_and_train(
             load_ratings(ratings),
             load_viewings(ratings),
             out,
-            recipe=train_config(config),
-            scale=_scale(scale),
+            config=train_config(config),
             holdout_share=config.holdout_share,
+            scale=_scale(scale),
             serving=None,
             provenance={"ratings": ratings.name},
+            progress=progress,
         )
-    _print_json(figures)
+    _print_json({**meta["counts"], **meta["metrics"]})
 
 
 @app.command()
@@ -319,10 +318,11 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 @app.command()
 def recorder() -> None:
     """Ship receipts from the spool to the records database until stopped."""
+    from pipelines.local.signals import stop_event
     from pipelines.records import recorder as shipping
 
     config = read()
-    shipping.run(config.records, config.spool_dir, every_s=1.0, stop=_stop_on_signals())
+    shipping.run(config.records, config.spool_dir, every_s=1.0, stop=stop_event())
 
 
 @app.command()
@@ -375,13 +375,14 @@ def audience(
     from pipelines.local.audience.loop import run
     from pipelines.local.audience.sinks import FileSink, KafkaSink
     from pipelines.local.audience.viewers import Taste
+    from pipelines.local.signals import stop_event
 
     config = read()
     to_file = config.event_source is EventSource.FILE and config.event_file
     run(
         config.recommend_url,
         FileSink(to_file) if to_file else KafkaSink(config.kafka, config.kafka_topic),
-        _stop_on_signals(),
+        stop_event(),
         seed=seed,
         requests_per_s=requests_per_s,
         taste=Taste(taste),
@@ -434,13 +435,6 @@ def _conclude(config: Settings, release_id: int) -> None:
     if what == "abort":
         raise typer.Exit(Exit.REFUSED)
     steps.promote(here, release_id, announce=_announce)
-
-
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def _announce(alert: Alert) -> None:

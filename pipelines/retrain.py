@@ -4,52 +4,41 @@ What one run makes lies in ``runs/<run_id>/`` until the version step puts it int
 each step can be killed and run again.
 """
 
-import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from pipelines import alerts
 from pipelines.alerts import Alert
-from pipelines.data import batches
-from pipelines.data.collect import Progress
-from pipelines.data.collect import collect as collect_events
-from pipelines.data.validate import validate as validate_batches
-from pipelines.errors import ModelError, NothingNew, Refused, SettingsError
-from pipelines.events.sources import FileSource, KafkaSource, Source
-from pipelines.model.artifact import Model, load
-from pipelines.model.evaluate import Evaluation, evaluate
-from pipelines.model.gate import judge
-from pipelines.model.train import TrainConfig
-from pipelines.model.train import train as train_model
-from pipelines.records.database import connect
-from pipelines.records.provenance import record_version
-from pipelines.release import world
+from pipelines.errors import NothingNew, Refused, SettingsError
 from pipelines.settings import PROJECT_DIR, EventSource, Settings
+
+if TYPE_CHECKING:
+    from pipelines.events.sources import Source
+    from pipelines.model.artifact import Model
+    from pipelines.model.recipe import TrainConfig
+
+# Rooms are imported inside the steps: each step is a process of its own under Airflow, and one that
+# collects need not wait for scikit-surprise, nor one that judges for Great Expectations.
 
 log = logging.getLogger(__name__)
 
 Announce = Callable[[Alert], None]
+Progress = Callable[[int, int], None]
 SUITES_DIR = PROJECT_DIR / "expectations"
+STARS = (1.0, 5.0)
+"""Lowest and highest rating of the stream."""
 
 
-def source_of(config: Settings) -> Source:
-    """Open the event source that the settings name."""
-    if config.event_source is EventSource.KAFKA:
-        return KafkaSource(
-            config.kafka,
-            config.kafka_topic,
-            partitions=config.kafka_partitions,
-            timeout_s=config.kafka_timeout_s,
-        )
-    if config.event_file is None:
-        raise SettingsError("MARQUEE_EVENT_SOURCE=file needs MARQUEE_EVENT_FILE: the log to read")
-    return FileSource(config.event_file)
+def run(config: Settings, *, run_id: str, announce: Announce, progress: Progress | None = None) -> int:
+    """Run all steps in order, as the DAG does; returns the number of the new version."""
+    collect(config, announce=announce, progress=progress)
+    validate(config, run_id=run_id, announce=announce)
+    train(config, run_id=run_id)
+    gate(config, run_id=run_id, announce=announce)
+    return version(config, run_id=run_id, announce=announce)
 
 
 def collect(config: Settings, *, announce: Announce, progress: Progress | None = None) -> dict[str, Any]:
@@ -58,9 +47,11 @@ def collect(config: Settings, *, announce: Announce, progress: Progress | None =
     Raises:
         NothingNew: no event came, and no collected batch waits for its training.
     """
+    from pipelines.data import collect as room
+
     source = source_of(config)
     try:
-        collected = collect_events(
+        collected = room.collect(
             source, config.batches_dir, batch_lines=config.batch_lines, progress=progress
         )
     finally:
@@ -75,48 +66,40 @@ def collect(config: Settings, *, announce: Announce, progress: Progress | None =
     return {**collected.as_json(), "untrained": waiting}
 
 
-def untrained(config: Settings) -> list[str]:
-    """Return the names of the collected batches that the newest version was not trained on."""
-    trained = set(_newest_metrics(config).get("provenance", {}).get("batches", []))
-    return [batch.name for batch in batches.list_batches(config.batches_dir) if batch.name not in trained]
-
-
 def validate(config: Settings, *, run_id: str, announce: Announce) -> dict[str, Any]:
     """Check what no version was trained on yet.
 
     Raises:
         Refused: a critical expectation failed; the alert is out.
     """
+    from pipelines.data import validate as room
+
     path = run_dir(config, run_id) / "report.json"
-    report = validate_batches(config.batches_dir, untrained(config), SUITES_DIR, path, now=datetime.now(UTC))
-    failed = report.failed_lines()
+    report = room.validate(config.batches_dir, untrained(config), SUITES_DIR, path, now=datetime.now(UTC))
     if not report.success:
+        failed = report.failed_lines("critical")
         announce(alerts.data_refused(failed, str(path)))
-        raise Refused(f"{len(failed)} data check(s) failed: {'; '.join(failed)}; see {path}")
-    return {"report": str(path), "rows": report.rows, "warnings": failed}
+        raise Refused(f"data refused: {'; '.join(failed)}; see {path}")
+    return {"report": str(path), "rows": report.rows, "warnings": report.failed_lines("warning")}
 
 
 def train(config: Settings, *, run_id: str) -> dict[str, Any]:
-    """Judge the recipe on the newest ratings, then fit it on everything; returns the figures."""
+    """Judge the recipe on the newest ratings, then fit it on all batches; returns the figures."""
+    from pipelines.data import batches
+    from pipelines.model import train as room
+
     names = [batch.name for batch in batches.list_batches(config.batches_dir)]
-    ratings = batches.read_ratings(config.batches_dir, names)
-    viewings = batches.read_viewings(config.batches_dir, names)
-    recipe = train_config(config)
-    evaluation = evaluate(
-        ratings, viewings, config=recipe, holdout_share=config.holdout_share, serving=serving_model(config)
-    )
-    provenance = {"batches": names, "run_id": run_id}
-    train_model(
-        ratings,
-        viewings,
+    meta = room.evaluate_and_train(
+        batches.read_ratings(config.batches_dir, names),
+        batches.read_viewings(config.batches_dir, names),
         run_dir(config, run_id) / "model",
-        config=recipe,
-        scale=(1.0, 5.0),
-        judge=evaluation,
-        provenance=provenance,
+        config=train_config(config),
+        holdout_share=config.holdout_share,
+        scale=STARS,
+        serving=serving_model(config),
+        provenance={"batches": names, "run_id": run_id},
     )
-    _write_json(run_dir(config, run_id) / "evaluation.json", asdict(evaluation))
-    return asdict(evaluation)
+    return dict(meta["metrics"])
 
 
 def gate(config: Settings, *, run_id: str, announce: Announce) -> str:
@@ -125,15 +108,19 @@ def gate(config: Settings, *, run_id: str, announce: Announce) -> str:
     Raises:
         Refused: with the reason; the alert is out.
     """
-    path = run_dir(config, run_id) / "evaluation.json"
+    from pipelines.model.artifact import read_meta
+    from pipelines.model.evaluate import Evaluation
+    from pipelines.model.gate import judge
+
+    model_dir = run_dir(config, run_id) / "model"
     verdict = judge(
-        Evaluation(**_read_json(path)),
+        Evaluation.of_metrics(read_meta(model_dir)["metrics"]),
         max_rmse=config.max_rmse,
         max_rmse_worse=config.max_rmse_worse,
         min_holdout=config.min_holdout,
     )
     if not verdict.accepted:
-        announce(alerts.model_refused(verdict.reason, verdict.rmse, verdict.limit, str(path)))
+        announce(alerts.model_refused(verdict.reason, verdict.rmse, verdict.limit, f"{model_dir}/model.json"))
         raise Refused(verdict.reason)
     log.info("accepted: %s", verdict.reason)
     return verdict.reason
@@ -141,10 +128,15 @@ def gate(config: Settings, *, run_id: str, announce: Announce) -> str:
 
 def version(config: Settings, *, run_id: str, announce: Announce) -> int:
     """Put data and model of the run into the registry as one version; returns its number."""
-    folder = run_dir(config, run_id)
-    meta = load(folder / "model").meta
-    ledger = world.ledger(config)  # before the commit: a version is never left without its row for long
-    committed = world.registry(config).commit(folder / "model", config.batches_dir, meta)
+    from pipelines.model.artifact import read_meta
+    from pipelines.records.database import connect
+    from pipelines.records.provenance import record_version
+    from pipelines.release import world
+
+    model_dir = run_dir(config, run_id) / "model"
+    meta = read_meta(model_dir)
+    world.prepare_records(config)
+    committed = world.registry(config).commit(model_dir, config.batches_dir, meta["metrics"])
     if committed.push_error:
         announce(alerts.registry_not_pushed(committed.number, committed.push_error))
     record_version(
@@ -159,13 +151,60 @@ def version(config: Settings, *, run_id: str, announce: Announce) -> int:
     return committed.number
 
 
-def run(config: Settings, *, run_id: str, announce: Announce, progress: Progress | None = None) -> int:
-    """Run all steps in order, as the DAG does; returns the number of the new version."""
-    collect(config, announce=announce, progress=progress)
-    validate(config, run_id=run_id, announce=announce)
-    train(config, run_id=run_id)
-    gate(config, run_id=run_id, announce=announce)
-    return version(config, run_id=run_id, announce=announce)
+def train_config(config: Settings) -> "TrainConfig":
+    """Return the recipe's seed and sizes."""
+    from pipelines.model.recipe import TrainConfig
+
+    return TrainConfig(
+        seed=config.seed,
+        svd_factors=config.svd_factors,
+        svd_epochs=config.svd_epochs,
+        ranker_rank=config.ranker_rank,
+    )
+
+
+def source_of(config: Settings) -> "Source":
+    """Open the event source that the settings name.
+
+    Raises:
+        SettingsError: the file source is chosen without a file.
+    """
+    from pipelines.events.sources import FileSource, KafkaSource
+
+    if config.event_source is EventSource.KAFKA:
+        return KafkaSource(
+            config.kafka,
+            config.kafka_topic,
+            partitions=config.kafka_partitions,
+            timeout_s=config.kafka_timeout_s,
+        )
+    if config.event_file is None:
+        raise SettingsError("MARQUEE_EVENT_SOURCE=file needs MARQUEE_EVENT_FILE: the log to read")
+    return FileSource(config.event_file)
+
+
+def serving_model(config: Settings) -> "Model | None":
+    """Return the model that viewers get now; None when nothing serves yet."""
+    from pipelines.model.artifact import load
+    from pipelines.release import world
+
+    stable = world.ledger(config).stable()
+    return None if stable is None else load(world.registry(config).export(stable, config.models_dir))
+
+
+def untrained(config: Settings) -> list[str]:
+    """Return the names of the collected batches that the newest version was not trained on."""
+    from pipelines.data.batches import list_batches
+    from pipelines.model.artifact import load
+    from pipelines.release import world
+
+    registry = world.registry(config)
+    known = registry.versions()
+    trained: list[str] = []
+    if known:
+        newest = load(registry.export(max(info.number for info in known), config.models_dir))
+        trained = newest.meta["provenance"]["batches"]
+    return [batch.name for batch in list_batches(config.batches_dir) if batch.name not in set(trained)]
 
 
 def run_dir(config: Settings, run_id: str) -> Path:

@@ -7,6 +7,8 @@
 | MARQUEE_REPLICA_WORKERS  | worker processes (2)                                                  |
 | PROMETHEUS_MULTIPROC_DIR | folder of this replica alone for its workers' counters; emptied here  |
 
+The counters are mapped into memory: keep them in memory too (``/dev/shm``), because a full disk under them
+ends the replica with a bus error, while one under the spool costs receipts only.
 What the application itself reads stands in ``serving/wsgi.py``.
 """
 

@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -114,19 +113,30 @@ class Spool:
     def _finish(self, file: _File) -> None:
         self._file = None
         os.close(file.descriptor)
-        # A file that keeps its name is finished by seal() when this process ends.
-        with suppress(OSError):
-            _mark_done(file.path)
+        # A file that keeps its name is sealed when this process ends.
+        _try_to_mark_done(file.path)
 
 
 def seal(folder: Path, replica: str) -> list[Path]:
     """Mark as done the files that ended workers of ``replica`` left behind; return their new paths.
 
-    Called beside the workers, because only there a process id means what the file name says.
+    Called beside the workers, because only there a process id means what the file name says. Never raises:
+    the caller is the server's master, and a file that cannot be sealed is shipped all the same.
     """
-    name = re.compile(re.escape(replica) + r"-(\d+)-\d+\.jsonl")
+    name = re.compile(re.escape(replica) + r"-(\d{1,9})-\d+\.jsonl")
     matches = [(path, name.fullmatch(path.name)) for path in sorted(folder.glob("*.jsonl"))]
-    return [_mark_done(path) for path, match in matches if match and not _is_alive(int(match[1]))]
+    left = [path for path, match in matches if match and not _is_alive(int(match[1]))]
+    return [done for path in left if (done := _try_to_mark_done(path))]
+
+
+def _try_to_mark_done(path: Path) -> Path | None:
+    try:
+        return _mark_done(path)
+    except FileNotFoundError:
+        return None  # shipped and deleted meanwhile
+    except OSError as error:
+        logger.warning("%s cannot be marked as done: %s", path, error)
+        return None
 
 
 def _mark_done(path: Path) -> Path:

@@ -13,8 +13,9 @@ class PoliteWorker(ThreadWorker):  # type: ignore[misc]
     def set_accept_enabled(self, enabled: bool) -> None:
         """Accept or stop accepting; a worker told to end first takes in who waits, then closes the socket."""
         super().set_accept_enabled(enabled)
-        if not self.alive:
-            for listener in self.sockets:
+        if not enabled and not self.alive:
+            while self.sockets:
+                listener = self.sockets.pop()
                 self._accept_all(listener)
                 listener.close()
 

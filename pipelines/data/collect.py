@@ -19,7 +19,7 @@ import filelock
 from pipelines.data.batches import COLUMNS, Batch, BatchInfo, list_batches, write
 from pipelines.data.folding import Fold
 from pipelines.data.planning import Span, plan
-from pipelines.errors import Locked, SourceError
+from pipelines.errors import DataError, Locked, SourceError
 from pipelines.events.sources import Source
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,6 @@ def collect(
         SourceError: when the stream breaks off; complete batches stay and the next run goes on behind them.
         DataError: when a batch in ``out`` is damaged or none can be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
     with _only_writer(out):
         for leftover in out.glob(".*.parquet.tmp"):
             leftover.unlink()
@@ -145,11 +144,11 @@ def _folds(
     first, fold = span.start, Fold()
     for offset, line in source.read(span.partition, span.start, span.stop):
         fold.add(offset, line)
-        if fold.lines % _PROGRESS_EVERY_LINES == 0:
-            report(span, offset + 1)
         if fold.lines == batch_lines:
             yield Batch(source.name, span.generation, span.partition, first, offset, out), fold
             first, fold = offset + 1, Fold()
+        if fold.lines % _PROGRESS_EVERY_LINES == 0:
+            report(span, offset + 1)
     if fold.lines:
         yield Batch(source.name, span.generation, span.partition, first, span.stop - 1, out), fold
     report(span, span.stop)
@@ -222,11 +221,16 @@ def _only_writer(out: Path) -> Iterator[None]:
     path = out / ".collect.lock"
     lock = filelock.FileLock(path, timeout=0)
     try:
+        out.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout as error:
         raise Locked(
             f"process {path.read_text() or '(unknown)'} is collecting into {out} and only one may; "
             "wait for it, or end it: nothing is lost"
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"could not collect into {out}: {error}; mend the path or its permissions, then collect again"
         ) from error
     try:
         path.write_text(str(os.getpid()))

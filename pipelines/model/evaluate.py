@@ -16,6 +16,8 @@ RANKED = 10
 MAX_RANKED_USERS = 5_000
 """Most users whose lists are scored; drawn by the seed when there are more."""
 
+_FIGURES = ("rmse", "baseline_rmse", "ndcg_at_10", "popularity_ndcg_at_10")
+"""Figures of an evaluation that are NaN where there was nothing to score."""
 _PAIRS_AT_ONCE = 100_000
 
 
@@ -51,6 +53,16 @@ class Evaluation:
             name: None if isinstance(value, float) and math.isnan(value) else value
             for name, value in asdict(self).items()
         }
+
+    @classmethod
+    def of_metrics(cls, metrics: dict[str, float | int | None]) -> "Evaluation":
+        """Read back what :meth:`as_metrics` gave; a figure that is None was NaN, unless nothing served."""
+        figures = {
+            name: math.nan if value is None and name in _FIGURES else value for name, value in metrics.items()
+        }
+        if metrics["serving_version"] is not None and figures["serving_rmse"] is None:
+            figures["serving_rmse"] = math.nan
+        return cls(**figures)  # type: ignore[arg-type]
 
 
 def split_by_time(

@@ -55,8 +55,8 @@ def _not_a_number(evaluation: Evaluation) -> str:
         return f"RMSE on {evaluation.n_holdout} held-out ratings is not a number; the training is broken."
     if evaluation.serving_rmse is not None and not math.isfinite(evaluation.serving_rmse):
         return (
-            f"The serving model's RMSE on {evaluation.n_holdout} held-out ratings is not a number, so nothing "
-            "can be compared with it; check the serving artifact, or roll back to a version that is sound."
+            f"The serving model's RMSE on {evaluation.n_holdout} held-out ratings is not a number, so nothing"
+            " can be compared with it; check the serving artifact, or roll back to a version that is sound."
         )
     return ""
 

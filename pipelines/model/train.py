@@ -17,10 +17,10 @@ import pandas as pd
 from pipelines.data.batches import read_ratings, read_viewings
 from pipelines.errors import DataError
 from pipelines.model import artifact
-from pipelines.model.evaluate import Evaluation
+from pipelines.model.evaluate import Evaluation, evaluate
 from pipelines.model.recipe import Fitted, Progress, TrainConfig, find_scale, fit
 
-__all__ = ["TrainConfig", "load_ratings", "load_viewings", "train"]
+__all__ = ["TrainConfig", "evaluate_and_train", "load_ratings", "load_viewings", "train"]
 
 _COLUMNS = ("user_id", "movie_id", "rating", "timestamp")
 _BAD_IN_ID = re.compile("[,\r\n\0\ud800-\udfff]")
@@ -99,6 +99,44 @@ def train(
     return artifact.save(out, fitted.arrays, about)
 
 
+def evaluate_and_train(
+    ratings: pd.DataFrame,
+    viewings: pd.DataFrame | None,
+    out: Path,
+    *,
+    config: TrainConfig,
+    holdout_share: float,
+    scale: tuple[float, float] | None,
+    serving: artifact.Model | None,
+    provenance: dict[str, Any],
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score the recipe on a time-ordered hold-out, then fit it on everything into ``out``.
+
+    The hold-out judges the recipe; what ships is the same recipe fitted on all ratings, the newest included.
+    Arguments, result and errors are those of ``evaluate`` and ``train``.
+    """
+    evaluation = evaluate(
+        ratings,
+        viewings,
+        config=config,
+        holdout_share=holdout_share,
+        serving=serving,
+        scale=scale,
+        progress=progress,
+    )
+    return train(
+        ratings,
+        viewings,
+        out,
+        config=config,
+        scale=scale,
+        judge=evaluation,
+        provenance=provenance,
+        progress=progress,
+    )
+
+
 def _counts(fitted: Fitted, ratings: pd.DataFrame, viewings: pd.DataFrame | None) -> dict[str, int]:
     arrays = fitted.arrays
     return {
@@ -108,7 +146,7 @@ def _counts(fitted: Fitted, ratings: pd.DataFrame, viewings: pd.DataFrame | None
         "ratings": len(ratings),
         "viewings": 0 if viewings is None else len(viewings),
         "interactions": len(arrays.seen_indices),
-        "ranker_rank": arrays.ranker_movies.shape[1],
+        "ranker_rank": len(arrays.ranker_movies),
     }
 
 

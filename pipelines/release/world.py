@@ -1,7 +1,5 @@
 """From settings to the world a release touches: the one place that says which parts this machine has."""
 
-from pathlib import Path
-
 from pipelines.model.registry import Registry
 from pipelines.records.database import connect, migrate
 from pipelines.release.fleet.local import LocalFleet
@@ -30,11 +28,14 @@ def registry(config: Settings) -> Registry:
     )
 
 
-def ledger(config: Settings) -> Ledger:
-    """Return the ledger; the records database is brought up to date first."""
-    if config.records.startswith("sqlite:///"):
-        Path(config.records.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+def prepare_records(config: Settings) -> None:
+    """Bring the tables of the records database up to date; nothing happens when they are."""
     migrate(config.records)
+
+
+def ledger(config: Settings) -> Ledger:
+    """Return the ledger."""
+    prepare_records(config)
     return Ledger(connect(config.records))
 
 

@@ -1,10 +1,8 @@
 """Real services for the integration tests: started once, waited for with a bound, gone at the end."""
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,16 +11,10 @@ from kafka import KafkaAdminClient, KafkaProducer
 
 from pipelines.local import broker
 from pipelines.settings import PROJECT_DIR
+from tests.ports import free_ports
 
 TOOLS_DIR = PROJECT_DIR / "var" / "tools"
 READY_TIMEOUT_S = 60.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at the moment; held open together so that they differ."""
-    with ExitStack() as sockets:
-        held = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in held]
 
 
 @dataclass

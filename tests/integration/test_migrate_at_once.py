@@ -11,4 +11,6 @@ def test_processes_that_start_at_once_may_all_migrate(tmp_path):
     url = f"sqlite:///{tmp_path / 'records.db'}"
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
         assert list(pool.map(migrate, [url] * 8)) == [None] * 8
-    assert set(metadata.tables) < set(inspect(connect(url)).get_table_names())
+    engine = connect(url)
+    assert set(metadata.tables) < set(inspect(engine).get_table_names())
+    engine.dispose()

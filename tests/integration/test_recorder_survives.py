@@ -70,6 +70,20 @@ recorder.run(sys.argv[1], Path(sys.argv[2]), 0.001)
 
 
 @pytest.fixture
+def opened():
+    """Connects as the code does, and closes again."""
+    engines = []
+
+    def connect_and_remember(url):
+        engines.append(connect(url))
+        return engines[-1]
+
+    yield connect_and_remember
+    for engine in engines:
+        engine.dispose()
+
+
+@pytest.fixture
 def sqlite_url(tmp_path):
     return f"sqlite:///{tmp_path / 'records.db'}"
 
@@ -140,9 +154,9 @@ def wait_until(condition, what):
         time.sleep(0.005)
 
 
-def test_kill_at_any_step_loses_and_doubles_nothing(url, spool_dir):
+def test_kill_at_any_step_loses_and_doubles_nothing(url, spool_dir, opened):
     """One life for each step there is, until a life is too short for its kill."""
-    engine = connect(url)
+    engine = opened(url)
     wanted = set()
     for last_step in range(1, 100):
         ids = [f"{last_step}-{number}" for number in range(4)]
@@ -159,12 +173,12 @@ def test_kill_at_any_step_loses_and_doubles_nothing(url, spool_dir):
         if not killed:
             break
     assert not killed
-    # Per chunk two statements and a commit, then a deletion and one statement and a commit, each with its end.
+    # A chunk is two statements and a commit; then come a deletion, a statement and a commit.
     assert last_step > 2 * (2 + 2 + 1) + 2 + 3
 
 
-def test_kills_in_the_middle_of_traffic_lose_and_double_nothing(url, spool_dir):
-    engine = connect(url)
+def test_kills_in_the_middle_of_traffic_lose_and_double_nothing(url, spool_dir, opened):
+    engine = opened(url)
     written = 0
     live = spool_dir / f"stable-1-{os.getpid()}-1.jsonl"
     with live.open("ab", buffering=0) as replica:
@@ -186,12 +200,12 @@ def test_kills_in_the_middle_of_traffic_lose_and_double_nothing(url, spool_dir):
     assert list(spool_dir.iterdir()) == []
 
 
-def test_migrated_tables_are_the_tables_of_the_code(url):
-    with connect(url).connect() as connection:
+def test_migrated_tables_are_the_tables_of_the_code(url, opened):
+    with opened(url).connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_database_that_comes_late_gets_everything(tmp_path, spool_dir):
+def test_database_that_comes_late_gets_everything(tmp_path, spool_dir, opened):
     url = f"sqlite:///{tmp_path}/not/mounted/yet/records.db"
     (spool_dir / f"stable-1-{GONE_PID}-1.jsonl").write_bytes(b"".join(map(line, "abc")))
     stop = Event()
@@ -203,10 +217,10 @@ def test_database_that_comes_late_gets_everything(tmp_path, spool_dir):
     finally:
         stop.set()
         thread.join(PATIENCE_S)
-    assert shipped_ids(connect(url)) == set("abc")
+    assert shipped_ids(opened(url)) == set("abc")
 
 
-def test_database_locked_for_a_while_gets_everything(tmp_path, spool_dir, caplog):
+def test_database_locked_for_a_while_gets_everything(tmp_path, spool_dir, caplog, opened):
     url = f"sqlite:///{tmp_path / 'records.db'}?timeout=0.05"
     migrate(url)
     spooled = spool_dir / f"stable-1-{GONE_PID}-1.jsonl"
@@ -224,6 +238,6 @@ def test_database_locked_for_a_while_gets_everything(tmp_path, spool_dir, caplog
         finally:
             stop.set()
             thread.join(PATIENCE_S)
-    assert shipped_ids(connect(url)) == set("abc")
+    assert shipped_ids(opened(url)) == set("abc")
     levels = [record.levelname for record in caplog.records if record.name == recorder.__name__]
     assert levels == ["ERROR", "WARNING"]

@@ -11,6 +11,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 from pipelines.errors import StackError
 from pipelines.local import broker
 
+CONNECT_TIMEOUT_S = 1.0
 KAFKA_PATIENCE_S = 10.0
 """How long a chunk of lines waits for a broker that is away before it is given up."""
 
@@ -88,7 +89,7 @@ class KafkaSink:
 
     def _connected(self) -> KafkaProducer:
         # A producer that finds no broker leaves sockets behind, so it is made when there is one.
-        broker.wait_ready(self.servers, timeout_s=1.0)
+        broker.wait_ready(self.servers, timeout_s=CONNECT_TIMEOUT_S)
         patience_ms = int(KAFKA_PATIENCE_S * 1_000)
         return KafkaProducer(
             bootstrap_servers=self.servers.split(","),

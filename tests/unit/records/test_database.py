@@ -14,21 +14,16 @@ from pipelines.records.database import connect, migrate, naive_utc, upsert
 from pipelines.records.tables import looks, metadata, spools
 
 
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path / 'records.db'}"
-
-
-def test_migrated_tables_are_the_tables_of_the_code(url):
+def test_migrated_tables_are_the_tables_of_the_code(url, opened):
     migrate(url)
-    with connect(url).connect() as connection:
+    with opened(url).connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         assert compare_metadata(context, metadata) == []
 
 
-def test_migrating_again_changes_nothing_and_keeps_the_rows(url):
+def test_migrating_again_changes_nothing_and_keeps_the_rows(url, opened):
     migrate(url)
-    engine = connect(url)
+    engine = opened(url)
     with engine.begin() as connection:
         connection.execute(insert(spools).values(file="stable-1-7-1", shipped_bytes=10))
     migrate(url)
@@ -50,42 +45,46 @@ def test_migrating_works_from_any_folder_and_on_a_relative_address(tmp_path, mon
 def test_migrating_leaves_logging_as_it_was(url):
     before = (logging.root.level, list(logging.root.handlers), logging.getLogger("pipelines").disabled)
     migrate(url)
-    assert (logging.root.level, list(logging.root.handlers), logging.getLogger("pipelines").disabled) == before
+    assert (
+        logging.root.level,
+        list(logging.root.handlers),
+        logging.getLogger("pipelines").disabled,
+    ) == before
 
 
-def test_failed_migration_leaves_nothing_behind(tmp_path, url):
+def test_failed_migration_leaves_nothing_behind(tmp_path, url, opened):
     with closing(sqlite3.connect(tmp_path / "records.db")) as foreign:
         foreign.execute("create table looks (colour text)")
     with pytest.raises(MarqueeError, match=r"table looks already exists.*MARQUEE_RECORDS_URL"):
         migrate(url)
-    assert inspect(connect(url)).get_table_names() == ["looks"]
+    assert inspect(opened(url)).get_table_names() == ["looks"]
 
 
-def test_database_of_newer_code_is_refused(url):
+def test_database_of_newer_code_is_refused(url, opened):
     migrate(url)
-    with connect(url).begin() as connection:
+    with opened(url).begin() as connection:
         connection.execute(text("update alembic_version set version_num = '9999'"))
     with pytest.raises(MarqueeError, match="9999"):
         migrate(url)
 
 
-def test_sqlite_reads_beside_a_writer_and_waits_for_a_lock(url):
-    with connect(url).connect() as connection:
+def test_sqlite_reads_beside_a_writer_and_waits_for_a_lock(url, opened):
+    with opened(url).connect() as connection:
         assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
         assert connection.scalar(text("PRAGMA busy_timeout")) == 30 * 1000
         full = 2
         assert connection.scalar(text("PRAGMA synchronous")) == full
 
 
-def test_address_may_set_another_wait(url):
-    with connect(f"{url}?timeout=2").connect() as connection:
+def test_address_may_set_another_wait(url, opened):
+    with opened(f"{url}?timeout=2").connect() as connection:
         assert connection.scalar(text("PRAGMA busy_timeout")) == 2 * 1000
 
 
-def test_look_at_no_release_is_refused(url):
+def test_look_at_no_release_is_refused(url, opened):
     migrate(url)
     row = {"release_id": 5, "at": datetime(2026, 1, 1), "measurement": {}, "verdict": "x", "reason": ""}
-    with connect(url).begin() as connection, pytest.raises(IntegrityError):
+    with opened(url).begin() as connection, pytest.raises(IntegrityError):
         connection.execute(insert(looks).values(row))
 
 
@@ -106,9 +105,9 @@ def test_address_that_cannot_be_used_is_refused_without_its_password(address, sa
     assert "secret" not in str(refusal.value)
 
 
-def test_upsert_overwrites_the_row_of_the_same_key(url):
+def test_upsert_overwrites_the_row_of_the_same_key(url, opened):
     migrate(url)
-    with connect(url).begin() as connection:
+    with opened(url).begin() as connection:
         upsert(connection, spools, {"file": "a", "shipped_bytes": 1})
         upsert(connection, spools, {"file": "b", "shipped_bytes": 2})
         upsert(connection, spools, {"file": "a", "shipped_bytes": 3})

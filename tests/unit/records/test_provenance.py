@@ -1,9 +1,7 @@
 from datetime import UTC, datetime
 
-import pytest
 from sqlalchemy import insert, select, text
 
-from pipelines.records.database import connect, migrate
 from pipelines.records.provenance import record_version
 from pipelines.records.tables import reccom, tracking
 
@@ -11,13 +9,6 @@ ANCESTOR_QUERY = """
 select A.version_number, A.user_id, B.data_creation, B.trained_on, B.model_rmse
 from reccom A, tracking B where A.version_number = B.version_number order by A.version_number desc limit 2;
 """
-
-
-@pytest.fixture
-def engine(tmp_path):
-    url = f"sqlite:///{tmp_path / 'records.db'}"
-    migrate(url)
-    return connect(url)
 
 
 def record(engine, version, rmse=0.9):
@@ -62,7 +53,9 @@ def test_recording_a_version_again_overwrites_it(engine):
     record(engine, 3, rmse=0.9)
     record(engine, 3, rmse=0.8)
     with engine.connect() as connection:
-        assert connection.execute(select(tracking.c.version_number, tracking.c.model_rmse)).all() == [(3, 0.8)]
+        assert connection.execute(select(tracking.c.version_number, tracking.c.model_rmse)).all() == [
+            (3, 0.8)
+        ]
 
 
 def test_query_of_the_ancestor_runs_as_written(engine):

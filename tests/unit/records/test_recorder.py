@@ -1,5 +1,4 @@
 import json
-import logging
 import os
 from datetime import datetime
 from threading import Event, Thread
@@ -12,23 +11,11 @@ from sqlalchemy.exc import OperationalError
 
 from pipelines.errors import SettingsError
 from pipelines.records import recorder
-from pipelines.records.database import connect, migrate
+from pipelines.records.database import migrate
 from pipelines.records.recorder import run, ship_once
 from pipelines.records.tables import reccom, spools
 
 GONE_PID = 2**22 + 1  # above the largest process id of Linux
-
-
-@pytest.fixture
-def url(tmp_path):
-    url = f"sqlite:///{tmp_path / 'records.db'}"
-    migrate(url)
-    return url
-
-
-@pytest.fixture
-def engine(url):
-    return connect(url)
 
 
 @pytest.fixture
@@ -305,7 +292,7 @@ def test_recorder_ships_until_stopped_and_once_more(url, engine, spool_dir, live
     assert shipped_ids(engine) == ["a", "b"]
 
 
-def test_recorder_stops_when_told(url, spool_dir):
+def test_recorder_stops_when_told(url, engine, spool_dir):
     stop = Event()
     thread = Thread(target=run, args=(url, spool_dir, 60.0, stop))
     thread.start()
@@ -314,7 +301,7 @@ def test_recorder_stops_when_told(url, spool_dir):
     assert not thread.is_alive()
 
 
-def test_outage_is_logged_once_and_pauses_grow_to_the_longest(tmp_path, spool_dir, live, caplog):
+def test_outage_is_logged_once_and_pauses_grow_to_the_longest(tmp_path, spool_dir, live, caplog, opened):
     append(live, line("a"))
     url = f"sqlite:///{tmp_path}/not/there/records.db"
     pauses = Pauses(*[nothing] * 6, lambda: migrate(url), nothing)
@@ -326,10 +313,10 @@ def test_outage_is_logged_once_and_pauses_grow_to_the_longest(tmp_path, spool_di
         "WARNING",
     ]
     assert "unable to open database file" in caplog.text
-    assert shipped_ids(connect(url)) == ["a"]
+    assert shipped_ids(opened(url)) == ["a"]
 
 
-def test_each_outage_is_logged(tmp_path, url, spool_dir, live, caplog):
+def test_each_outage_is_logged(tmp_path, url, engine, spool_dir, live, caplog):
     append(live, line("a"))
     database, away = tmp_path / "records.db", tmp_path / "away.db"
 
@@ -341,16 +328,19 @@ def test_each_outage_is_logged(tmp_path, url, spool_dir, live, caplog):
         database.rmdir()
         away.rename(database)
 
+    engine.dispose()
     unplug()
     run(url, spool_dir, 0.5, Pauses(nothing, plug, nothing, nothing))
     assert [record.levelname for record in caplog.records if record.name == recorder.__name__] == [
         "ERROR",
         "WARNING",
     ]
-    assert shipped_ids(connect(url)) == ["a"]
+    assert shipped_ids(engine) == ["a"]
 
 
-def test_outage_does_not_put_receipts_or_passwords_in_the_log(url, spool_dir, live, caplog, monkeypatch):
+def test_outage_does_not_put_receipts_or_passwords_in_the_log(
+    url, engine, spool_dir, live, caplog, monkeypatch
+):
     def unplugged(*_):
         raise OperationalError("insert", [receipt("a")], ConnectionError("unplugged"))
 

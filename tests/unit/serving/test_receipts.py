@@ -147,6 +147,20 @@ def test_sealing_hands_over_what_ended_workers_left(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {f"{left}.done", f"{alive}.jsonl"}
 
 
+def test_sealing_goes_on_past_a_file_that_cannot_be_renamed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    stuck, free = (f"stable-1-{ended.pid}-{number}" for number in (1, 2))
+    for name in (stuck, free):
+        (tmp_path / f"{name}.jsonl").touch()
+    (tmp_path / f"{stuck}.done").mkdir()
+
+    assert seal(tmp_path, "stable-1") == [tmp_path / f"{free}.done"]
+    assert f"{stuck}.jsonl cannot be marked as done" in caplog.text
+
+
 def test_sealing_leaves_other_replicas_and_other_files_alone(tmp_path: Path) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()

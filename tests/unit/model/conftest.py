@@ -1,0 +1,70 @@
+"""Ratings with an obvious right answer, and short ways to make more of them.
+
+The fixtures hold nothing, so they last the session and may be used in properties.
+"""
+
+import pandas as pd
+import pytest
+
+from pipelines.model.artifact import Model
+from pipelines.model.recipe import TrainConfig, find_scale, fit
+
+
+def _ratings(rows):
+    timed = [row if len(row) == 4 else (*row, 1_000 + place) for place, row in enumerate(rows)]
+    columns = {"user_id": "str", "movie_id": "str", "rating": "float32", "timestamp": "int64"}
+    return pd.DataFrame(timed, columns=list(columns)).astype(columns)
+
+
+def _viewings(rows):
+    timed = [row if len(row) == 3 else (*row, 1_000 + place) for place, row in enumerate(rows)]
+    columns = {"user_id": "str", "movie_id": "str", "timestamp": "int64"}
+    return pd.DataFrame(timed, columns=list(columns)).astype(columns)
+
+
+def _model(ratings, viewings=None, *, rank=2, epochs=2, seed=20):
+    config = TrainConfig(seed=seed, svd_factors=3, svd_epochs=epochs, ranker_rank=rank)
+    fitted = fit(ratings, viewings, config, find_scale(ratings, None))
+    about = {
+        "version": None,
+        "scale": fitted.scale,
+        "mean": fitted.mean,
+        "data_creation": "1970-01-01T00:00+00:00",
+    }
+    return Model(about, fitted.arrays)
+
+
+@pytest.fixture(scope="session")
+def make_ratings():
+    """Rows of (user, movie, rating) or (user, movie, rating, timestamp) to a frame."""
+    return _ratings
+
+
+@pytest.fixture(scope="session")
+def make_viewings():
+    """Rows of (user, movie) or (user, movie, timestamp) to a frame."""
+    return _viewings
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    """Ratings and viewings to a model in memory."""
+    return _model
+
+
+@pytest.fixture(scope="session")
+def config():
+    return TrainConfig(seed=20, svd_factors=3, svd_epochs=2, ranker_rank=2)
+
+
+@pytest.fixture(scope="session")
+def two_camps():
+    """Even users rate even movies with 5, odd users odd ones with 2; but u0 not m0, and u1 not m1."""
+    return _ratings(
+        [
+            (f"u{user}", f"m{movie}", 2.0 if user % 2 else 5.0)
+            for user in range(6)
+            for movie in range(8)
+            if user % 2 == movie % 2 and (user, movie) not in ((0, 0), (1, 1))
+        ]
+    )

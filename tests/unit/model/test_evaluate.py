@@ -1,0 +1,187 @@
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.model import evaluate as module
+from pipelines.model.evaluate import evaluate, ndcg, rank, rmse, score, split_by_time
+
+TIMES = st.lists(st.integers(0, 50), min_size=1, max_size=40)
+
+
+def discount(place):
+    return 1 / math.log2(place + 1)
+
+
+@pytest.fixture(scope="session")
+def timed(make_ratings):
+    """Ratings at the given times, one movie each."""
+    return lambda times: make_ratings([("u", f"m{place}", 3, time) for place, time in enumerate(times)])
+
+
+@given(times=TIMES, share=st.floats(0.01, 0.9), not_before=st.none() | st.integers(0, 50))
+def test_the_newest_share_is_held_out_but_nothing_the_serving_model_saw(times, share, not_before, timed):
+    ratings = timed(times)
+    known, holdout = split_by_time(ratings, share, not_before)
+    assert sorted([*known["movie_id"], *holdout["movie_id"]]) == sorted(ratings["movie_id"])
+    assert len(holdout) <= int(len(times) * share)
+    assert all(time > (-1 if not_before is None else not_before) for time in holdout["timestamp"])
+    if len(holdout):
+        assert max(known["timestamp"], default=0) <= min(holdout["timestamp"]) or not_before is not None
+
+
+def test_the_share_is_counted_in_ratings(timed):
+    known, holdout = split_by_time(timed([5, 4, 3, 2, 1]), 0.4, None)
+    assert (known["timestamp"].tolist(), holdout["timestamp"].tolist()) == ([1, 2, 3], [4, 5])
+
+
+def test_the_hold_out_shrinks_to_what_the_serving_model_has_not_seen(timed):
+    known, holdout = split_by_time(timed([1, 2, 3, 4, 5]), 0.8, 4)
+    assert (known["timestamp"].tolist(), holdout["timestamp"].tolist()) == ([1, 2, 3, 4], [5])
+
+
+def test_rmse_is_the_root_of_the_mean_square(make_ratings, make_model, monkeypatch):
+    model = make_model(make_ratings([("u", "m", 3), ("v", "m", 3)]))
+    asked = make_ratings([("u", "m", 3), ("x", "y", 2), ("x", "m", 5)])
+    # All ratings were 3, so everything is predicted as 3.
+    expected = math.sqrt((0**2 + 1**2 + 2**2) / 3)
+    assert rmse(model, asked) == pytest.approx(expected)
+    monkeypatch.setattr(module, "_PAIRS_AT_ONCE", 2)
+    assert rmse(model, asked) == pytest.approx(expected)
+    assert math.isnan(rmse(model, asked.head(0)))
+
+
+@pytest.mark.parametrize(
+    ("movie_ids", "relevant", "expected"),
+    [
+        (["a", "b"], {"a"}, 1.0),
+        (["b", "a"], {"a"}, discount(2) / discount(1)),
+        (["x", "a", "b"], {"a", "b"}, (discount(2) + discount(3)) / (discount(1) + discount(2))),
+        (["x"], {"a"}, 0.0),
+        ([], {"a"}, 0.0),
+        (["a"], set("abcdefghijklmnop"), discount(1) / sum(discount(place) for place in range(1, 11))),
+        ([*"0123456789", "a"], {"a"}, 0.0),
+    ],
+)
+def test_ndcg_discounts_by_place_and_is_one_for_the_best_list(movie_ids, relevant, expected):
+    assert ndcg(movie_ids, relevant) == pytest.approx(expected)
+
+
+@given(st.permutations([*"abcdefghijkl"]), st.sets(st.sampled_from("abcdefghijklxyz"), min_size=1))
+def test_ndcg_lies_between_zero_and_one(movie_ids, relevant):
+    assert 0 <= ndcg(movie_ids, relevant) <= 1 + 1e-12
+
+
+def test_ranker_beats_popularity_where_taste_decides(two_camps, make_ratings, make_model):
+    model = make_model(two_camps)
+    later = make_ratings([("u0", "m0", 5), ("u1", "m1", 2)])[["user_id", "movie_id"]]
+    personal, popular, n_users = rank(model, later, seed=0)
+    # Popular for both: the movies of the other camp that all three like come first.
+    assert (personal, n_users) == (1.0, 2)
+    assert popular < 1.0
+
+
+def test_strangers_and_known_pairs_are_not_ranked(two_camps, make_ratings, make_model):
+    model = make_model(two_camps)
+    later = make_ratings([("stranger", "m0", 5), ("u0", "m2", 5)])[["user_id", "movie_id"]]
+    personal, popular, n_users = rank(model, later, seed=0)
+    assert n_users == 0
+    assert math.isnan(personal)
+    assert math.isnan(popular)
+
+
+def test_a_movie_the_model_does_not_know_counts_as_missed(two_camps, make_ratings, make_model):
+    later = make_ratings([("u0", "m0", 5), ("u0", "new", 5)])[["user_id", "movie_id"]]
+    personal, _, _ = rank(make_model(two_camps), later, seed=0)
+    assert personal == pytest.approx(discount(1) / (discount(1) + discount(2)))
+
+
+def test_no_more_users_are_ranked_than_allowed(two_camps, make_ratings, make_model, monkeypatch):
+    monkeypatch.setattr(module, "MAX_RANKED_USERS", 2)
+    later = make_ratings([(f"u{user}", "new", 5) for user in range(6)])[["user_id", "movie_id"]]
+    model = make_model(two_camps)
+    assert rank(model, later, seed=0)[2] == 2
+    assert rank(model, later, seed=0) == rank(model, later, seed=0)
+
+
+def test_recipe_baseline_and_serving_model_are_scored_on_the_same_ratings(make_ratings, make_model, config):
+    # Before the hold-out everybody gives a 3, in it a 5 and a 4: what is fitted is off by about 2 and 1.
+    old = [(f"u{user}", f"m{movie}", 3, user) for user in range(4) for movie in range(5)]
+    new = [("u0", "new", 5, 50), ("new", "m1", 4, 60)]
+    ratings = make_ratings(old + new)
+    serving = make_model(make_ratings([*old[:5], ("v", "x", 3, 0), ("v", "y", 5, 0)]))
+    serving.meta |= {"version": 4, "scale": (1, 5), "data_creation": "1970-01-01T00:00:10+00:00"}
+    found = evaluate(ratings, None, config=config, holdout_share=0.5, serving=serving)
+    assert (found.n_fit, found.n_holdout, found.holdout_from) == (20, 2, 50)
+    assert (found.n_unknown_user, found.n_unknown_movie) == (1, 1)
+    assert found.baseline_rmse == pytest.approx(math.sqrt((2**2 + 1**2) / 2))
+    assert found.rmse == pytest.approx(found.baseline_rmse, rel=1e-3)
+    assert found.serving_rmse == rmse(serving, make_ratings(new))
+    assert found.serving_version == 4
+    assert found.n_ranked_users == 1
+
+
+def test_baseline_is_the_mean_of_the_movie(make_ratings, config):
+    ratings = make_ratings([("u", "a", 1), ("v", "a", 2), ("u", "b", 3), ("w", "a", 1), ("w", "c", 5)])
+    found = evaluate(ratings, None, config=config, holdout_share=0.4, serving=None, scale=(1, 5))
+    assert found.baseline_rmse == pytest.approx(math.sqrt(((1.5 - 1) ** 2 + (2 - 5) ** 2) / 2))
+
+
+def test_viewings_of_the_hold_out_are_held_out_with_it(make_ratings, make_viewings, config):
+    ratings = make_ratings([("u", "a", 3, 1), ("v", "b", 4, 2), ("v", "a", 4, 100)])
+    viewings = make_viewings([("w", "a", 50), ("w", "b", 100), ("x", "c", 101)])
+    found = evaluate(ratings, viewings, config=config, holdout_share=0.4, serving=None)
+    assert found.holdout_from == 100
+    # v is to find a, w to find b; x is a stranger until then.
+    assert found.n_ranked_users == 2
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_nothing_held_out_is_said_not_hidden(make_ratings, config, share):
+    found = evaluate(
+        make_ratings([("u", "a", 3), ("u", "b", 4)]), None, config=config, holdout_share=share, serving=None
+    )
+    assert (found.n_fit, found.n_holdout, found.n_ranked_users, found.holdout_from) == (2, 0, 0, None)
+    assert math.isnan(found.rmse)
+
+
+def test_data_the_serving_model_knows_leaves_nothing_to_judge_by(two_camps, make_model, config):
+    serving = make_model(two_camps)
+    serving.meta |= {"version": 1, "data_creation": "2026-01-01T00:00:00+00:00"}
+    found = evaluate(two_camps, None, config=config, holdout_share=0.5, serving=serving)
+    assert (found.n_holdout, found.serving_version) == (0, 1)
+    assert math.isnan(found.serving_rmse)
+
+
+def test_figures_for_json_have_none_for_nan(make_ratings, config):
+    found = evaluate(make_ratings([("u", "a", 3)]), None, config=config, holdout_share=0.1, serving=None)
+    figures = json.loads(json.dumps(found.as_metrics(), allow_nan=False))
+    assert figures["rmse"] is figures["ndcg_at_10"] is figures["serving_rmse"] is None
+    assert figures["n_fit"] == 1
+
+
+def test_a_finished_model_is_scored(two_camps, make_ratings, make_model):
+    model = make_model(two_camps)
+    later = make_ratings([("u0", "m0", 5), ("x", "m1", 2)])
+    assert score(model, later) == {
+        "rmse": rmse(model, later),
+        "ndcg_at_10": 1.0,
+        "popularity_ndcg_at_10": pytest.approx(rank(model, later[["user_id", "movie_id"]], seed=0)[1]),
+        "n_ratings": 2,
+        "n_ranked_users": 1,
+    }
+    assert score(model, later.head(0))["rmse"] is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(1, 5)), min_size=2, max_size=30)
+)
+def test_evaluating_is_repeatable(rows, make_ratings, config):
+    ratings = make_ratings([(f"u{u}", f"m{m}", r) for u, m, r in rows]).drop_duplicates(
+        ["user_id", "movie_id"]
+    )
+    first, second = (evaluate(ratings, None, config=config, holdout_share=0.5, serving=None) for _ in "12")
+    assert first.as_metrics() == second.as_metrics()

@@ -1,0 +1,178 @@
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from surprise import SVD, Dataset, Reader
+
+from pipelines.errors import DataError, ModelError
+from pipelines.model import recipe
+from pipelines.model.artifact import Arrays
+from pipelines.model.recipe import TrainConfig, find_scale, fit
+
+PAIRS = st.lists(
+    st.tuples(st.integers(0, 6), st.integers(0, 6)).map(lambda pair: (f"u{pair[0]}", f"m{pair[1]}")),
+    min_size=1,
+    max_size=30,
+    unique=True,
+)
+
+
+def same(one, other):
+    return all(
+        getattr(one.arrays, field.name).tobytes() == getattr(other.arrays, field.name).tobytes()
+        for field in fields(Arrays)
+    )
+
+
+def test_a_movie_of_the_own_camp_is_recommended(two_camps, make_model):
+    model = make_model(two_camps)
+    assert model.recommend("u0", 1).movie_ids == ["m0"]
+    assert model.recommend("u1", 1).movie_ids == ["m1"]
+    assert model.recommend("u0").source == "personal"
+
+
+def test_predicted_ratings_follow_the_camps(two_camps, make_model):
+    model = make_model(two_camps, epochs=100)
+    assert model.predict("u0", "m0") > 4 > 3 > model.predict("u1", "m1")
+
+
+def test_most_seen_movie_is_most_popular_and_ties_go_by_id(make_ratings, make_viewings, make_model):
+    ratings = make_ratings([("u1", "b", 3), ("u1", "a", 3), ("u2", "c", 3)])
+    viewings = make_viewings([("u3", "c"), ("u3", "c"), ("u1", "c")])
+    # c: u1, u2, u3; a and b: u1 each. Watching twice is one interest.
+    assert make_model(ratings, viewings).recommend("stranger").movie_ids == ["c", "a", "b"]
+
+
+def test_who_rated_comes_before_who_only_watched(make_ratings, make_viewings, make_model):
+    model = make_model(make_ratings([("z", "a", 3)]), make_viewings([("a", "b"), ("m", "a")]))
+    assert [model.user_id(row) for row in range(model.n_users)] == ["z", "a", "m"]
+    assert model.predict("a", "b") == model.predict("nobody", "nothing") == 3.0
+
+
+def test_a_watched_movie_is_not_recommended(make_ratings, make_viewings, make_model):
+    model = make_model(make_ratings([("u1", "a", 3), ("u2", "b", 4)]), make_viewings([("u1", "b")]))
+    assert model.recommend("u1").movie_ids == []
+    assert model.seen("u1") == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("u", "m", 3)],
+        [("u", "m", 3), ("u", "n", 3)],
+        [("u", "m", 3), ("v", "m", 3)],
+        [("u", "m", 3), ("u", "n", 3), ("v", "m", 3), ("v", "n", 3)],
+    ],
+)
+@pytest.mark.parametrize("rank", [1, 2, 500])
+def test_too_little_data_for_taste_leaves_popularity(rows, rank, make_ratings, make_model):
+    model = make_model(make_ratings(rows), rank=rank)
+    assert set(model.recommend("stranger").movie_ids) == {row[1] for row in rows}
+    assert model.recommend("u").movie_ids == []
+    assert model.predict("u", "m") == 3.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(rated=PAIRS, watched=PAIRS, rank=st.integers(1, 9), k=st.integers(0, 9))
+def test_lists_hold_unseen_distinct_movies_and_as_many_as_there_are(
+    rated, watched, rank, k, make_ratings, make_viewings, make_model
+):
+    model = make_model(make_ratings([(*pair, 3.0) for pair in rated]), make_viewings(watched), rank=rank)
+    movies = {movie for _, movie in rated + watched}
+    for user in {user for user, _ in rated + watched} | {"stranger"}:
+        seen = {movie for who, movie in rated + watched if who == user}
+        movie_ids = model.recommend(user, k).movie_ids
+        assert model.seen(user) == seen
+        assert len(set(movie_ids)) == len(movie_ids) == min(k, len(movies - seen))
+        assert not seen.intersection(movie_ids)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs=PAIRS, rank=st.integers(1, 9))
+def test_same_data_and_seed_give_the_same_bytes(pairs, rank, make_ratings, config):
+    ratings = make_ratings([(*pair, float(place % 5)) for place, pair in enumerate(pairs)])
+    changed = replace(config, ranker_rank=rank)
+    first, second = (fit(ratings, None, changed, (0.0, 5.0)) for _ in range(2))
+    assert same(first, second)
+
+
+def test_another_seed_gives_another_model(two_camps, config):
+    one, other = (fit(two_camps, None, replace(config, seed=seed), (1, 5)) for seed in (1, 2))
+    assert not same(one, other)
+
+
+def test_sparse_and_dense_rankers_agree(monkeypatch, make_ratings, config):
+    draws = np.random.default_rng(7)
+    pairs = {(int(draws.integers(30)), int(draws.integers(20) ** 2 / 20)) for _ in range(250)}
+    ratings = make_ratings([(f"u{user}", f"m{movie}", 3.0) for user, movie in sorted(pairs)])
+    dense = fit(ratings, None, config, (1, 5))
+    monkeypatch.setattr(recipe, "_DENSE_BELOW", 0)
+    sparse = fit(ratings, None, config, (1, 5))
+    assert same(dense, sparse)
+    assert same(sparse, fit(ratings, None, config, (1, 5)))
+
+
+def test_rows_of_the_ranker_are_orthonormal_and_signed(two_camps, config):
+    vectors = fit(two_camps, None, config, (1, 5)).arrays.ranker_movies
+    assert vectors @ vectors.T == pytest.approx(np.eye(2), abs=1e-3)
+    assert all(row[np.abs(row).argmax()] > 0 for row in vectors)
+
+
+def test_rating_predictor_is_that_of_surprise(two_camps):
+    """On a scale of four the units agree; only the order of the descent is ours, and one rating has none."""
+    config = TrainConfig(seed=3, svd_factors=5, svd_epochs=4, ranker_rank=1)
+    one = two_camps.head(1)
+    ours = fit(one, None, config, (1.0, 5.0)).arrays
+    theirs = SVD(n_factors=5, n_epochs=4, random_state=3).fit(
+        Dataset.load_from_df(one[["user_id", "movie_id", "rating"]], Reader()).build_full_trainset()
+    )
+    assert ours.svd_user_factors.tolist() == theirs.pu.astype(np.float32).tolist()
+    assert ours.svd_movie_factors.tolist() == theirs.qi.astype(np.float32).tolist()
+    assert ours.svd_user_bias.tolist() == theirs.bu.astype(np.float32).tolist()
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 5.0), (0.5, 5.0), (0.0, 100.0), (-10.0, 10.0)])
+def test_any_scale_is_learned_equally_well(two_camps, make_model, low, high):
+    """2 and 5 on a scale of 1 to 5 lie at a quarter and at the top."""
+    scaled = two_camps.assign(rating=(low + (two_camps["rating"] - 1) / 4 * (high - low)).astype("float32"))
+    model = make_model(scaled, epochs=100)
+    span = high - low
+    assert model.predict("u0", "m0") == pytest.approx(high, abs=0.15 * span)
+    assert model.predict("u1", "m1") == pytest.approx(low + span / 4, abs=0.15 * span)
+
+
+def test_a_descent_that_runs_away_is_an_error(two_camps, config):
+    with pytest.raises(ModelError, match="ran away on ratings from 1 to 1.01"):
+        fit(two_camps.assign(rating=two_camps["rating"] * 1e30), None, config, (1.0, 1.01))
+
+
+def test_movies_nobody_rated_have_no_factors(make_ratings, make_viewings, config):
+    arrays = fit(make_ratings([("u", "a", 3)]), make_viewings([("u", "b")]), config, (1, 5)).arrays
+    assert arrays.movie_ids.tolist() == [b"a", b"b"]
+    assert arrays.svd_movie_factors[0].any()
+    assert not arrays.svd_movie_factors[1].any()
+
+
+def test_progress_counts_epochs_to_the_end(two_camps, config):
+    calls = []
+    fit(two_camps, None, config, (1, 5), lambda done, total: calls.append((done, total)))
+    assert calls == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_scale_is_found_unless_declared(make_ratings):
+    ratings = make_ratings([("u", "a", 3.3), ("u", "b", 4.5)])
+    assert find_scale(ratings, None) == pytest.approx((3.3, 4.5))
+    assert find_scale(ratings, (3.3, 4.5)) == (3.3, 4.5)
+    assert find_scale(ratings, (1, 5)) == (1, 5)
+
+
+def test_ratings_off_the_declared_scale_are_refused(make_ratings):
+    with pytest.raises(DataError, match="ratings go from 0 to 9, declared is 1 to 5"):
+        find_scale(make_ratings([("u", "a", 0), ("u", "b", 9)]), (1, 5))
+
+
+def test_no_ratings_are_refused(make_ratings):
+    with pytest.raises(DataError, match="no ratings to train on"):
+        find_scale(make_ratings([]), None)
