@@ -28,8 +28,8 @@ the same `version`. `abort` red: the candidate may still have its users; mend th
 *clear* `promote`, or use the DAG **rollback**. Every task may be run again.
 
 **To decide** when `ask` is waiting: open the task, *Required Actions*, choose. The candidate keeps its
-share of the users until then. **To stop a release early** mark `watch_canary` as failed, not the run:
-then the candidate is taken away.
+share of the users until then, and the next release waits. **To stop a release early** mark `watch_canary`
+as failed, not the run: then the candidate is taken away.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ from airflow.sdk import DAG, Param, TriggerRule, chain, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from marquee_airflow.assets import MODEL, newest_version
-from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, outcomes, requested_by
+from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, here, outcomes, requested_by
 from marquee_airflow.notifiers import announce
 from marquee_airflow.operators import AskOperator, decided_by
 from marquee_airflow.sensors import CanarySensor
@@ -50,9 +50,12 @@ from pipelines.settings import settings
 def open_release(params: Any = None, triggering_asset_events: Any = None, dag_run: Any = None) -> int:
     """Open the release in the ledger, or find the one this run has opened; returns its id."""
     from pipelines.release import steps
+    from pipelines.release.plan import Plan
 
     version = params["version"] or newest_version(triggering_asset_events)
-    return steps.open_release(settings(), version=version, requested_by=requested_by(dag_run))
+    plan = Plan.of(settings())
+    release = steps.open_release(here(), version=version, plan=plan, requested_by=requested_by(dag_run))
+    return release.release_id
 
 
 @task
@@ -61,7 +64,7 @@ def preflight(release_id: int) -> str:
     """Try the candidate before any viewer meets it."""
     from pipelines.release import steps
 
-    return steps.preflight(settings(), release_id)
+    return steps.preflight(here(), release_id)
 
 
 @task
@@ -70,7 +73,7 @@ def start_canary(release_id: int) -> None:
     """Give the candidate its share of the users."""
     from pipelines.release import steps
 
-    steps.start_canary(settings(), release_id)
+    steps.start_canary(here(), release_id)
 
 
 @task.branch(trigger_rule=TriggerRule.ALL_DONE)
@@ -79,7 +82,7 @@ def decide(release_id: int | None) -> str | None:
     """Follow the verdict; without a release there is nothing to follow."""
     from pipelines.release import steps
 
-    return steps.outcome(settings(), release_id) if release_id else None
+    return steps.outcome(here(), release_id) if release_id else None
 
 
 @task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
@@ -88,7 +91,7 @@ def promote(release_id: int, ti: Any = None) -> None:
     """Move all viewers to the candidate."""
     from pipelines.release import steps
 
-    steps.promote(settings(), release_id, announce=announce, decided_by=decided_by(ti))
+    steps.promote(here(), release_id, announce=announce, decided_by=decided_by(ti))
 
 
 # ALL_DONE, so that the candidate is also taken away when `decide` or `ask` itself breaks; a branch that
@@ -99,7 +102,7 @@ def abort(release_id: int, ti: Any = None) -> None:
     """Take the candidate away."""
     from pipelines.release import steps
 
-    steps.abort(settings(), release_id, announce=announce, decided_by=decided_by(ti))
+    steps.abort(here(), release_id, announce=announce, decided_by=decided_by(ti))
 
 
 # The tasks before have announced themselves. A run takes its colour from its last tasks, and `abort` is green.

@@ -3,8 +3,8 @@
 Reads what viewers did since the last run, checks it, trains, judges the model and gives it a version.
 A new version starts the DAG **release** by itself.
 
-Runs every `MARQUEE_RETRAIN_EVERY_DAYS` days (2 unless changed), for the first time as soon as it is
-switched on, and whenever you trigger it. One run at a time.
+Runs every `MARQUEE_RETRAIN_EVERY_DAYS` days (2 unless changed) at 03:00 UTC, and whenever you trigger it.
+One run at a time; a run that was missed while Airflow was down is made up for once.
 
 | Task | What it does |
 |---|---|
@@ -25,7 +25,6 @@ switched on, and whenever you trigger it. One run at a time.
   there. Every task may be run again; none does its work twice.
 """
 
-from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, chain, task
@@ -33,6 +32,7 @@ from airflow.sdk import DAG, chain, task
 from marquee_airflow.assets import MODEL
 from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, folder_name, outcomes
 from marquee_airflow.notifiers import announce
+from marquee_airflow.timetables import EveryDays
 from pipelines.settings import settings
 
 
@@ -87,7 +87,7 @@ with DAG(
     dag_id="retrain",
     description="Every few days: collect, validate, train, gate, version",
     doc_md=__doc__,
-    schedule=timedelta(days=settings().retrain_every_days),
+    schedule=EveryDays(settings().retrain_every_days),
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,

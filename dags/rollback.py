@@ -4,7 +4,8 @@ Puts an older version back for all viewers, at once and without a canary. Starte
 
 Trigger it with the `version` to go back to (`python -m pipelines status` lists them) and, in `why`, a
 sentence for the others: it goes into the ledger and into the alert. A release that is being watched is
-broken off first, its candidate is taken away.
+broken off first, its candidate is taken away; one that waits for an answer is, too: then answer its task
+`ask` with *abort*, so that the next release can begin.
 
 **Red?** Two reasons are usual: the version is not in the registry, or a promotion is being carried out
 right now. The log says which. Mend it or wait, then *clear* the task.
@@ -14,7 +15,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
-from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, outcomes, requested_by
+from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, here, outcomes, requested_by
 from marquee_airflow.notifiers import announce
 from pipelines.settings import settings
 
@@ -24,9 +25,15 @@ from pipelines.settings import settings
 def rollback(params: Any = None, dag_run: Any = None) -> None:
     """Let all replicas serve the version."""
     from pipelines.release import steps
+    from pipelines.release.plan import Plan
 
     steps.rollback(
-        settings(), params["version"], why=params["why"], requested_by=requested_by(dag_run), announce=announce
+        here(),
+        params["version"],
+        plan=Plan.of(settings()),
+        why=params["why"],
+        requested_by=requested_by(dag_run),
+        announce=announce,
     )
 
 

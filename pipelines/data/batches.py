@@ -177,19 +177,18 @@ def read_kind(folder: Path, kind: str, names: Collection[str] | None = None) -> 
 
 
 def read_ratings(folder: Path, names: Collection[str] | None = None) -> pd.DataFrame:
-    """Return the last rating of each (user, movie).
+    """Return every rating; a user who changed their mind about a movie has several.
 
     Columns: user_id (str), movie_id (str), rating (float32, stars), timestamp (int64, unix seconds); sorted
-    by timestamp, user, movie. Of ratings at the same microsecond, the later in batch and offset wins.
+    by timestamp, user, movie. Ratings of the same user and movie stay in the order of their microseconds,
+    and at the same one in the order of batch and offset.
 
     Raises:
         DataError: when a name is not there or a file is damaged.
     """
     table = _read(folder, "rating", ["time", "user_id", "movie_id", "rating"], names)
     frame = _plain(table).to_pandas().sort_values("time", kind="stable")
-    return _in_order(
-        frame.drop_duplicates(["user_id", "movie_id"], keep="last").astype({"rating": "float32"})
-    )
+    return _in_order(frame.astype({"rating": "float32"}))
 
 
 def read_viewings(folder: Path, names: Collection[str] | None = None) -> pd.DataFrame:

@@ -45,7 +45,7 @@ class Arrays:
     seen_indices: npt.NDArray[np.int32]
     """Movie rows that the users rated or watched, ascending for each user."""
     ranker_movies: Floats
-    """(rank, n_movies) orthonormal rows of the ranker; a score is (sum of the columns seen) @ column."""
+    """(rank, n_movies) directions of taste; a movie's score is (sum of the columns seen) @ its column."""
     svd_user_bias: Floats
     """(n_raters,) rating units."""
     svd_user_factors: Floats

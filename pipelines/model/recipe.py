@@ -1,9 +1,16 @@
 """The recipe: ratings and viewings in, the arrays of a model out. The gate judges it, the refit ships it.
 
-Ratings are predicted by scikit-surprise's SVD. The list is ranked by PureSVD (Cremonesi, Koren, Turrin:
-"Performance of recommender algorithms on top-N recommendation tasks", RecSys 2010) over what was rated or
-watched: with Q the right singular vectors of the users x movies matrix R, the scores of user u are
-``R[u] Q Q^T``. A rating predictor ranks worse than plain popularity, so it does not rank here.
+Ratings are predicted by scikit-surprise's SVD. A rating predictor ranks worse than plain popularity, so the
+list is ranked by a truncated SVD of what was rated or watched, as in PureSVD (Cremonesi, Koren, Turrin:
+"Performance of recommender algorithms on top-N recommendation tasks", RecSys 2010): with Q the right singular
+vectors of the users x movies matrix R, the scores of user u are ``R[u] Q Q^T``. Two things are added:
+
+- Users count ``1 / sqrt(movies seen)``, so that those who see everything do not decide for all.
+- What a movie tells about itself is taken out, as EASE does (Steck, WWW 2019). On sparse data the strongest
+  singular vectors are single popular movies, which then recommend themselves to nobody else.
+
+nDCG@10, popularity / PureSVD / this: MovieLens 0.22 / 0.34 / 0.39; users without any taste, seven movies each,
+where popularity cannot be beaten: 0.17 / 0.03 / 0.17.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,17 +20,20 @@ from itertools import count
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
-from scipy.sparse.linalg import svds  # type: ignore[import-untyped]
-from surprise import SVD  # type: ignore[import-untyped]
+from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import svds
+from surprise import SVD
 
 from pipelines.errors import DataError, ModelError
 from pipelines.model.artifact import Arrays, Floats, Rows, id_table
 
 Progress = Callable[[int, int], None]
+Doubles = npt.NDArray[np.float64]
 
 _DENSE_BELOW = 500
 """Smaller side of R up to which the singular vectors are computed densely."""
+_SHRINK = 0.1
+"""Strength, as share of the greatest, at which a direction of taste counts half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,7 @@ class _Triples:
 
     users: Rows
     movies: Rows
-    values: npt.NDArray[np.float64]
+    values: Doubles
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +95,12 @@ def fit(
 ) -> Fitted:
     """Fit both halves; the same input and seed give the same bytes on any number of threads.
 
-    ``ratings``: one row per (user_id, movie_id) with ``rating``; ``viewings``: rows of (user_id, movie_id),
-    may be None. ``progress`` counts epochs of the rating predictor.
+    ``ratings``: rows of (user_id, movie_id, rating) in the order of time, the last of a user and movie
+    counts; ``viewings``: rows of (user_id, movie_id), may be None. ``progress`` counts epochs of the rating
+    predictor.
     """
+    # Here and not where they are read: a hold-out must not take the older opinion from those before it.
+    ratings = ratings.drop_duplicates(["user_id", "movie_id"], keep="last")
     users = _users(ratings, viewings)
     movies, seen = _interactions(ratings, viewings, users)
     values = ratings["rating"].to_numpy(dtype=np.float64)
@@ -143,40 +156,55 @@ def _interactions(
 
 
 def _fit_ranker(seen: csr_matrix, config: TrainConfig) -> Floats:
-    """Return Q^T, (rank, n_movies): the strongest right singular vectors of ``seen``, strongest first.
+    """Return the directions of taste, (rank, n_movies), strongest first.
 
-    The rank is at most one less than the smaller side; with a single user or movie it is 0 and the model
-    knows popularity only.
+    The rank is at most one less than the smaller side, and what carries no taste is left out; with a single
+    user or movie it is 0 and the model knows popularity only.
     """
-    n_movies = seen.shape[1]
+    weights = 1 / np.sqrt(np.diff(seen.indptr))
+    counted = seen.multiply(weights[:, np.newaxis]).tocsr()
     rank = min(config.ranker_rank, min(seen.shape) - 1)
     if rank < 1:
-        return np.zeros((0, n_movies), dtype=np.float32)
+        return np.zeros((0, seen.shape[1]), dtype=np.float32)
     if min(seen.shape) <= _DENSE_BELOW:
-        strengths, vectors = _dense_svd(seen, rank)
+        strengths, vectors = _dense_svd(counted, rank)
     else:
         start = np.random.default_rng(config.seed).standard_normal(min(seen.shape))
-        _, strengths, vectors = svds(seen, k=rank, v0=start)
-        strengths, vectors = strengths[::-1], vectors[::-1]
+        _, strengths, vectors = svds(counted, k=rank, v0=start)
     # A direction of no strength is noise that differs from run to run.
-    return _settle(vectors[strengths > 1e-6 * strengths[0]])
+    told = strengths > 1e-6 * strengths.max()
+    return _settle(_without_self(counted, strengths[told], vectors[told]))
 
 
-def _dense_svd(seen: csr_matrix, rank: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _dense_svd(counted: csr_matrix, rank: int) -> tuple[Doubles, Doubles]:
     """Return strengths and right singular vectors (rows) of a matrix with a short side.
 
     ARPACK draws random vectors of its own where few rows span little, so the same data would not give the
-    same model; the Gram matrix of the short side is exact and its eigenvectors are always the same.
+    same model; the eigenvectors of the short side's Gram matrix are always the same.
     """
-    tall = seen.shape[0] > seen.shape[1]
-    gram = (seen.T @ seen if tall else seen @ seen.T).toarray()
+    tall = counted.shape[0] > counted.shape[1]
+    gram = (counted.T @ counted if tall else counted @ counted.T).toarray()
     values, vectors = np.linalg.eigh(gram)
-    strengths = np.sqrt(np.maximum(values[::-1][:rank], 0))
-    vectors = vectors[:, ::-1][:, :rank]
-    return strengths, vectors.T if tall else (seen.T @ vectors / np.maximum(strengths, 1e-12)).T
+    strengths, vectors = np.sqrt(np.maximum(values[-rank:], 0)), vectors[:, -rank:]
+    return strengths, vectors.T if tall else (counted.T @ vectors / np.maximum(strengths, 1e-12)).T
 
 
-def _settle(vectors: npt.NDArray[np.float64]) -> Floats:
+def _without_self(counted: csr_matrix, strengths: Doubles, vectors: Doubles) -> Doubles:
+    """Return the directions within ``vectors`` along which movies tell about each other, strongest first.
+
+    In that span, R^T R less its diagonal is diagonalised; a direction of strength w counts ``w / (w + shrink)``,
+    half of it (as root) in each of the two products of a score.
+    """
+    own = np.asarray(counted.power(2).sum(axis=0)).ravel()
+    shared = np.diag(strengths**2) - (vectors * own) @ vectors.T
+    values, turns = np.linalg.eigh(shared)
+    told = values > 1e-6 * strengths.max() ** 2
+    values, directions = values[told][::-1], turns[:, told].T[::-1] @ vectors
+    weights = values / (values + _SHRINK * values.max(initial=0.0))
+    return np.sqrt(weights)[:, np.newaxis] * directions
+
+
+def _settle(vectors: Doubles) -> Floats:
     """Make vectors (rows) comparable byte by byte: round off what depends on the machine, fix the signs.
 
     The number of threads changes the last bits of a singular vector. The grid is 2^-12 of the size of a

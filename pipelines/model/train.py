@@ -30,8 +30,7 @@ _NEWEST_TIME = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 def load_ratings(path: Path) -> pd.DataFrame:
     """Read ratings from a folder of batches, or a CSV with columns user_id, movie_id, rating, timestamp.
 
-    Ids are any text without a comma; ``007`` stays ``007``. Of several ratings of one movie by one user the
-    last counts.
+    Ids are any text without a comma; ``007`` stays ``007``. A user may have rated a movie several times.
 
     Returns:
         user_id (str), movie_id (str), rating (float32), timestamp (int64, unix seconds), in order of
@@ -44,9 +43,7 @@ def load_ratings(path: Path) -> pd.DataFrame:
         return read_ratings(path)
     rows = pd.DataFrame(_csv_rows(path), columns=list(_COLUMNS))
     typed = rows.astype({"user_id": "str", "movie_id": "str", "rating": "float32", "timestamp": "int64"})
-    ordered = typed.sort_values("timestamp", kind="stable")
-    last = ordered.drop_duplicates(["user_id", "movie_id"], keep="last")
-    return last.sort_values(["timestamp", "user_id", "movie_id"], ignore_index=True)
+    return typed.sort_values(["timestamp", "user_id", "movie_id"], ignore_index=True)
 
 
 def load_viewings(path: Path) -> pd.DataFrame | None:

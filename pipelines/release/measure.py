@@ -36,7 +36,8 @@ class ArmFigures:
     @property
     def error_share(self) -> float:
         """Share of the answers that failed, 0 to 1."""
-        return (self.requests - self.good) / self.requests if self.requests > 0 else 0.0
+        # Increases are extrapolated: the good ones may come out above all of them by a hair.
+        return max(0.0, self.requests - self.good) / self.requests if self.requests > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -12,9 +12,20 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from marquee_airflow.notifiers import announce
 from pipelines.alerts import Alert
 from pipelines.errors import NothingNew, Refused
+from pipelines.settings import settings
+
+if TYPE_CHECKING:
+    from pipelines.release.steps import World
 
 TAGS = ["marquee"]
 _LONGEST_ERROR = 1_500
+
+
+def here() -> "World":
+    """Return the world that a release touches, as the settings describe it; imported late, it is heavy."""
+    from pipelines.release.world import world
+
+    return world(settings())
 
 
 @contextmanager

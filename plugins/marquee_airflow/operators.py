@@ -6,8 +6,8 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import HITLBranchOperator
 from airflow.sdk import Context
 
+from marquee_airflow.defaults import here
 from marquee_airflow.notifiers import announce
-from pipelines.settings import settings
 
 _DECIDED_BY = "decided_by"
 
@@ -24,8 +24,8 @@ class AskOperator(HITLBranchOperator):
     def execute(self, context: Context) -> Any:
         """Announce the question once it can be answered."""
         from pipelines.release import steps
-
-        steps.ask(settings(), self.release_id, announce=announce)
+    
+        steps.ask(here(), self.release_id, announce=announce)
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from pipelines.settings import settings
+from marquee_airflow.defaults import here
 
 if TYPE_CHECKING:
     from pipelines.release.judge import Judgement
@@ -59,7 +59,7 @@ def _look(release_id: int) -> "Judgement":
     # In the thread, because the first import takes longer than the triggerer's loop may stand still.
     from pipelines.release import steps
 
-    return steps.look(settings(), release_id)
+    return steps.look(here(), release_id)
 
 
 def _done(look: "Judgement") -> TaskSuccessEvent:

@@ -17,6 +17,13 @@ TOOLS_DIR = PROJECT_DIR / "var" / "tools"
 READY_TIMEOUT_S = 60.0
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # While a broker is away, kafka-python 3.0 leaves every socket that never got a connection
+    # (its own address is still 0.0.0.0) to the garbage collector.
+    never_connected = "unclosed <socket.socket fd=.* laddr=.'0.0.0.0'"
+    config.addinivalue_line("filterwarnings", f"ignore:{never_connected}:ResourceWarning")
+
+
 @dataclass
 class Kafka:
     """A broker of the tests' own, which may be stopped and started again on the same data."""

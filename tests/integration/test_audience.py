@@ -1,6 +1,5 @@
 """The audience against a real broker."""
 
-import gc
 import threading
 
 import pytest
@@ -9,9 +8,6 @@ from kafka import KafkaConsumer, TopicPartition
 from pipelines.errors import StackError
 from pipelines.local.audience import sinks
 from pipelines.local.audience.sinks import KafkaSink
-
-# kafka-python 3.0 leaves the sockets of failed attempts to connect to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 
 def stored(servers, topic):
@@ -28,8 +24,6 @@ def stored(servers, topic):
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(sinks, "KAFKA_PATIENCE_S", 2.0)
-    yield
-    gc.collect()
 
 
 def test_lines_arrive_in_order(kafka):

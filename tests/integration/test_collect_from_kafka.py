@@ -23,9 +23,9 @@ NOON = datetime(2022, 11, 14, 12, 0, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
-def sockets_are_gone_before_the_filter_is(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def sockets_are_gone_before_the_filter_is(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     # Captured log records would keep the exceptions, and those the sockets.
-    monkeypatch.setattr(logging.getLogger("kafka"), "propagate", False)
+    caplog.set_level(logging.CRITICAL, logger="kafka")
     yield
     gc.collect()
 

@@ -96,6 +96,8 @@ class Audience:
 
     def answered(self, user_id: int, movie_ids: Sequence[str], at: datetime) -> None:
         """Tell a viewer the answer; some will watch one of the movies, more than 100 s later."""
+        if not 1 <= user_id <= MAX_USER_ID:
+            return
         known = [movie for movie in movie_ids if movie in self._movie_index]
         if known and self._ask_rng.random() < _FOLLOW_SHARE:
             delay_s = _FOLLOW_AFTER_S + self._ask_rng.expovariate(1 / _FOLLOW_MEAN_S)
@@ -154,9 +156,7 @@ class Audience:
     def _play_on(self, seats: NDArray[np.int64]) -> None:
         minutes = self._minutes[seats]
         chance = self._rng.random(len(seats))
-        somewhere = (self._rng.random(len(seats)) * self.tastes.lengths_min[self._movies[seats]]).astype(
-            np.int64
-        )
+        somewhere = self._somewhere(seats)
         back = chance < _JUMP_BACK_SHARE
         forward = ~back & (chance < _JUMP_BACK_SHARE + _JUMP_FORWARD_SHARE)
         leave = chance > 1 - _LEAVE_SHARE

@@ -71,7 +71,7 @@ class LocalFleet:
             "MARQUEE_SPOOL_DIR": config.spool_dir,
             "MARQUEE_BIND_ADDRESS": self.address(replica),
             "MARQUEE_REPLICA_WORKERS": config.replica_workers,
-            "PROMETHEUS_MULTIPROC_DIR": config.var_dir / "prometheus-multiproc" / replica,
+            "PROMETHEUS_MULTIPROC_DIR": self._counters_dir() / replica,
             "PYTHONPATH": PROJECT_DIR,
             # One BLAS thread a worker: two cores are shared by everything.
             "OPENBLAS_NUM_THREADS": 1,
@@ -81,7 +81,14 @@ class LocalFleet:
             "command": f"{gunicorn} -c {PROJECT_DIR / 'serving' / 'gunicorn.conf.py'} {app}",
             "environment": ",".join(f'{key}="{value}"' for key, value in environment.items()),
             "directory": str(PROJECT_DIR),
+            # The master first closes its socket, then lets its workers finish what they have begun.
+            "stopasgroup": "false",
         }
+
+    def _counters_dir(self) -> Path:
+        """Return where workers keep their counters: in memory, since a full disk under them would be a bus error."""
+        memory = Path("/dev/shm")  # noqa: S108 - one folder for each stack, readable by all
+        return memory / self._supervisor.socket_path.stem if memory.is_dir() else self._config.var_dir / "counters"
 
     def _ask(self, replica: str) -> Running:
         address = self.address(replica)

@@ -116,11 +116,13 @@ class TestWriting:
 
 
 class TestRatings:
-    def test_the_last_rating_of_a_user_and_movie_wins_across_batches(self, tmp_path: Path) -> None:
+    def test_every_rating_is_returned_in_the_order_of_time_across_batches(self, tmp_path: Path) -> None:
         written(tmp_path, [Rating(at(9), 7, "heat+1995", 1), Rating(at(1), 8, "heat+1995", 2)])
         written(tmp_path, [Rating(at(3), 7, "heat+1995", 5), Rating(at(4), 8, "heat+1995", 3)], first=2)
         ratings = read_ratings(tmp_path)
         assert ratings.values.tolist() == [
+            ["8", "heat+1995", 2.0, NOON_S + 1],
+            ["7", "heat+1995", 5.0, NOON_S + 3],
             ["8", "heat+1995", 3.0, NOON_S + 4],
             ["7", "heat+1995", 1.0, NOON_S + 9],
         ]
@@ -133,13 +135,14 @@ class TestRatings:
 
     def test_within_a_second_the_fraction_decides(self, tmp_path: Path) -> None:
         written(tmp_path, [Rating(at(0.9), 7, "heat+1995", 4), Rating(at(0.1), 7, "heat+1995", 2)])
-        assert read_ratings(tmp_path)["rating"].tolist() == [4.0]
+        assert read_ratings(tmp_path)["rating"].tolist() == [2.0, 4.0]
 
-    def test_at_the_same_moment_the_later_line_wins(self, tmp_path: Path) -> None:
+    def test_at_the_same_moment_the_later_line_comes_last(self, tmp_path: Path) -> None:
         written(tmp_path, [Rating(NOON, 7, "heat+1995", 4), Rating(NOON, 7, "heat+1995", 2)])
         written(tmp_path, [Rating(NOON, 8, "heat+1995", 1)], first=2)
         written(tmp_path, [Rating(NOON, 8, "heat+1995", 3)], first=3)
-        assert read_ratings(tmp_path)[["user_id", "rating"]].values.tolist() == [["7", 2.0], ["8", 3.0]]
+        ratings = read_ratings(tmp_path)[["user_id", "rating"]].values.tolist()
+        assert ratings == [["7", 4.0], ["7", 2.0], ["8", 1.0], ["8", 3.0]]
 
     def test_ratings_are_sorted_by_time_then_user_then_movie(self, tmp_path: Path) -> None:
         events = [(5, "b+2001"), (10, "a+2001"), (5, "a+2001"), (4, "z+2001")]

@@ -1,4 +1,4 @@
-"""Every trap of the event contract, with the real lines that set it."""
+"""Every trap of the event grammar, with the real lines that set it."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -109,9 +109,9 @@ class TestFile:
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 class TestKafkaAway:
     @pytest.fixture(autouse=True)
-    def sockets_are_gone_before_the_filter_is(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def sockets_are_gone_before_the_filter_is(self, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         # Captured log records would keep the exceptions, and those the sockets.
-        monkeypatch.setattr(logging.getLogger("kafka"), "propagate", False)
+        caplog.set_level(logging.CRITICAL, logger="kafka")
         yield
         gc.collect()
 

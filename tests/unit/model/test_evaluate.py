@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pipelines.model import evaluate as module
 from pipelines.model.evaluate import evaluate, ndcg, rank, rmse, score, split_by_time
+from pipelines.model.recipe import TrainConfig
 
 TIMES = st.lists(st.integers(0, 50), min_size=1, max_size=40)
 
@@ -185,3 +186,20 @@ def test_evaluating_is_repeatable(rows, make_ratings, config):
     )
     first, second = (evaluate(ratings, None, config=config, holdout_share=0.5, serving=None) for _ in "12")
     assert first.as_metrics() == second.as_metrics()
+
+
+def test_a_held_out_change_of_mind_does_not_take_the_older_opinion_from_the_fit(make_ratings):
+    rows = [
+        (f"u{user}", f"m{movie}", 1 + (user + movie) % 5, 10 * user + movie)
+        for user in range(9)
+        for movie in range(9)
+    ]
+    again = [("u0", "m0", 5, 900), ("u1", "m1", 4, 901)]
+    evaluation = evaluate(
+        make_ratings(rows + again),
+        None,
+        config=TrainConfig(seed=1, svd_factors=2, svd_epochs=1, ranker_rank=2),
+        holdout_share=2.5 / 83,
+        serving=None,
+    )
+    assert (evaluation.n_fit, evaluation.n_holdout) == (81, 2)

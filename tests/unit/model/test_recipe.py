@@ -8,7 +8,7 @@ from surprise import SVD, Dataset, Reader
 
 from pipelines.errors import DataError, ModelError
 from pipelines.model import recipe
-from pipelines.model.artifact import Arrays
+from pipelines.model.artifact import Arrays, Recommendation
 from pipelines.model.recipe import TrainConfig, find_scale, fit
 
 PAIRS = st.lists(
@@ -114,10 +114,35 @@ def test_sparse_and_dense_rankers_agree(monkeypatch, make_ratings, config):
     assert same(sparse, fit(ratings, None, config, (1, 5)))
 
 
-def test_rows_of_the_ranker_are_orthonormal_and_signed(two_camps, config):
+def test_directions_of_taste_are_independent_signed_and_strongest_first(two_camps, config):
     vectors = fit(two_camps, None, config, (1, 5)).arrays.ranker_movies
-    assert vectors @ vectors.T == pytest.approx(np.eye(2), abs=1e-3)
+    products = vectors @ vectors.T
+    assert products == pytest.approx(np.diag(np.diag(products)), abs=1e-3)
+    assert 1 / (1 + 0.1) == pytest.approx(products[0, 0], abs=1e-3)
+    assert products[0, 0] >= products[1, 1]
     assert all(row[np.abs(row).argmax()] > 0 for row in vectors)
+
+
+def test_movies_that_nobody_saw_together_say_nothing_about_each_other(make_ratings, make_model):
+    model = make_model(make_ratings([("u1", "a", 3), ("u2", "b", 3), ("u3", "b", 3), ("u4", "c", 3)]))
+    assert model.recommend("u1") == Recommendation(["b", "c"], "popular")
+
+
+def test_popular_movies_are_not_hidden_from_users_without_taste(make_ratings, make_model):
+    """As PureSVD does on sparse data: there, a popular movie tells about itself only."""
+    draws = np.random.default_rng(5)
+    chances = 1 / np.arange(1, 41)
+    rows = {
+        (f"u{user}", f"m{movie:02}", 3.0)
+        for user in range(300)
+        for movie in draws.choice(40, size=4, replace=False, p=chances / chances.sum())
+    }
+    model = make_model(make_ratings(sorted(rows)), rank=10)
+    agreed = [
+        len(set(model.recommend(user, 10).movie_ids) & set(model.popular(user, 10).movie_ids))
+        for user in (f"u{number}" for number in range(300))
+    ]
+    assert sum(agreed) / len(agreed) > 8
 
 
 def test_rating_predictor_is_that_of_surprise(two_camps):
@@ -144,7 +169,7 @@ def test_any_scale_is_learned_equally_well(two_camps, make_model, low, high):
 
 
 def test_a_descent_that_runs_away_is_an_error(two_camps, config):
-    with pytest.raises(ModelError, match="ran away on ratings from 1 to 1.01"):
+    with pytest.raises(ModelError, match=r"ran away on ratings from 1 to 1\.01"):
         fit(two_camps.assign(rating=two_camps["rating"] * 1e30), None, config, (1.0, 1.01))
 
 
@@ -176,3 +201,11 @@ def test_ratings_off_the_declared_scale_are_refused(make_ratings):
 def test_no_ratings_are_refused(make_ratings):
     with pytest.raises(DataError, match="no ratings to train on"):
         find_scale(make_ratings([]), None)
+
+
+def test_the_last_rating_of_a_user_and_movie_counts(make_ratings, make_model):
+    first = [("a", "x", 2), ("b", "x", 3), ("c", "y", 1)]
+    changed = make_model(make_ratings([*first, ("a", "x", 5)]))
+    never_thought_otherwise = make_model(make_ratings([("b", "x", 3), ("c", "y", 1), ("a", "x", 5)]))
+    assert changed.predict("a", "x") == never_thought_otherwise.predict("a", "x")
+    assert changed.meta["mean"] == (5 + 3 + 1) / 3

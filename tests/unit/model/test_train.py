@@ -68,8 +68,13 @@ def test_rows_come_in_order_of_time_user_and_movie(load):
     assert [row[:2] for row in rows] == [("c", "x"), ("a", "x"), ("a", "y"), ("b", "x")]
 
 
-def test_the_last_rating_counts_and_of_two_at_once_the_lower_line(load):
-    assert load(f"{HEADER}\nu,m,1,20\nu,m,2,10\nv,m,3,5\nv,m,4,5\n") == [("v", "m", 4, 5), ("u", "m", 1, 20)]
+def test_all_ratings_of_a_movie_come_in_the_order_of_time_then_of_lines(load):
+    assert load(f"{HEADER}\nu,m,1,20\nu,m,2,10\nv,m,3,5\nv,m,4,5\n") == [
+        ("v", "m", 3, 5),
+        ("v", "m", 4, 5),
+        ("u", "m", 2, 10),
+        ("u", "m", 1, 20),
+    ]
 
 
 def test_a_file_with_a_header_only_has_no_ratings(load):

@@ -170,10 +170,13 @@ def test_some_who_are_answered_watch_what_they_were_recommended_but_not_at_once(
     assert min(first.values()) > 100
 
 
-def test_an_answer_with_unheard_of_movies_is_followed_by_nobody(known: Tastes) -> None:
+@pytest.mark.parametrize(("user", "movie"), [(1, "unheard+of+1901"), (0, "up+2009"), (6_597_125, "up+2009")])
+def test_neither_unheard_of_movies_nor_impossible_viewers_are_watched(
+    user: int, movie: str, known: Tastes
+) -> None:
     followed, ignored = Audience(16, known), Audience(16, known)
-    for user in range(1, 100):
-        followed.answered(user, ["unheard+of+1901"], START)
+    for _ in range(100):
+        followed.answered(user, [movie], START)
     later = START + timedelta(hours=2)
     assert followed.watches(later) == ignored.watches(later)
 
