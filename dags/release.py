@@ -1,6 +1,4 @@
-"""# Release
-
-Gives a version to a part of the users, watches it, and then promotes it or takes it away.
+"""Give a version to a part of the users, watch it, and then promote it or take it away.
 
 Starts by itself when **retrain** publishes a new version. *Trigger* it with a `version` to release an
 older one; without, the newest is taken. One release at a time: the next one waits.
@@ -36,12 +34,12 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, TriggerRule, chain, task
 from airflow.sdk.exceptions import AirflowFailException
-
 from marquee_airflow.assets import MODEL, newest_version
 from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, here, outcomes, requested_by
 from marquee_airflow.notifiers import announce
 from marquee_airflow.operators import AskOperator, decided_by
 from marquee_airflow.sensors import CanarySensor
+
 from pipelines.settings import settings
 
 
@@ -105,11 +103,11 @@ def abort(release_id: int, ti: Any = None) -> None:
     steps.abort(here(), release_id, announce=announce, decided_by=decided_by(ti))
 
 
-# The tasks before have announced themselves. A run takes its colour from its last tasks, and `abort` is green.
+# A run takes its colour from its last tasks, and `abort` is green. What failed has announced itself.
 @task(trigger_rule=TriggerRule.ONE_FAILED, retries=0, on_failure_callback=[])
 def step_failed() -> None:
     """Turn the run red."""
-    raise AirflowFailException("a task of this release failed; see the red task, and the DAG's page for what to do")
+    raise AirflowFailException("another task of this release failed; the text of the DAG says what to do")
 
 
 with DAG(
@@ -128,7 +126,7 @@ with DAG(
     default_args=DEFAULT_ARGS,
     tags=TAGS,
 ):
-    release_id = open_release()
+    release_id: Any = open_release()
     start = [preflight(release_id), start_canary(release_id)]
     watch = CanarySensor(task_id="watch_canary", release_id=release_id)
     ask = AskOperator(

@@ -1,6 +1,5 @@
-"""# Retrain
+"""Read what viewers did since the last run, check it, train, judge the model and give it a version.
 
-Reads what viewers did since the last run, checks it, trains, judges the model and gives it a version.
 A new version starts the DAG **release** by itself.
 
 Runs every `MARQUEE_RETRAIN_EVERY_DAYS` days (2 unless changed) at 03:00 UTC, and whenever you trigger it.
@@ -28,11 +27,11 @@ One run at a time; a run that was missed while Airflow was down is made up for o
 from typing import Any
 
 from airflow.sdk import DAG, chain, task
-
 from marquee_airflow.assets import MODEL
 from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, folder_name, outcomes
 from marquee_airflow.notifiers import announce
 from marquee_airflow.timetables import EveryDays
+
 from pipelines.settings import settings
 
 

@@ -1,6 +1,4 @@
-"""# Rollback
-
-Puts an older version back for all viewers, at once and without a canary. Started by hand only.
+"""Put an older version back for all viewers, at once and without a canary. Started by hand only.
 
 Trigger it with the `version` to go back to (`python -m pipelines status` lists them) and, in `why`, a
 sentence for the others: it goes into the ledger and into the alert. A release that is being watched is
@@ -14,9 +12,9 @@ right now. The log says which. Mend it or wait, then *clear* the task.
 from typing import Any
 
 from airflow.sdk import DAG, Param, task
-
 from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, here, outcomes, requested_by
 from marquee_airflow.notifiers import announce
+
 from pipelines.settings import settings
 
 

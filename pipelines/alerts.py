@@ -63,7 +63,7 @@ def promoted(version: int, previous: int | None, reason: str, where: str) -> Ale
     """A version now answers all viewers."""
     return Alert(
         title=f"Marquee: version {version} promoted",
-        body=f"Observed: {reason}\nBefore: {f'version {previous}' if previous else 'nothing'}.\nWhere to look: {where}",
+        body=f"Observed: {reason}\nBefore: {_serving(previous)}.\nWhere to look: {where}",
     )
 
 
@@ -71,7 +71,7 @@ def aborted(version: int, serving: int | None, reason: str, where: str) -> Alert
     """A candidate was taken away."""
     return Alert(
         title=f"Marquee: version {version} taken away",
-        body=f"Observed: {reason}\nStill serving: {f'version {serving}' if serving else 'nothing'}.\n"
+        body=f"Observed: {reason}\nStill serving: {_serving(serving)}.\n"
         f"Where to look: {where}\n"
         "What to do: find out why before the next release; "
         "`python -m pipelines status` shows the looks that led here.",
@@ -92,5 +92,9 @@ def rolled_back(version: int, previous: int | None, why: str) -> Alert:
     """A person put a version back."""
     return Alert(
         title=f"Marquee: rolled back to version {version}",
-        body=f"Observed: {f'version {previous}' if previous else 'nothing'} was serving. Reason given: {why or 'none'}.",
+        body=f"Observed: {_serving(previous)} was serving. Reason given: {why or 'none'}.",
     )
+
+
+def _serving(version: int | None) -> str:
+    return f"version {version}" if version else "nothing"

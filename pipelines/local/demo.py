@@ -29,7 +29,7 @@ from pipelines.local.show import Show, View
 from pipelines.local.stack import TOOLS_DIR, Stack, answers, wait_for
 from pipelines.release import steps
 from pipelines.release.ledger import Release
-from pipelines.release.measure import Measurement, measure
+from pipelines.release.measure import ArmFigures, measure
 from pipelines.release.plan import Plan
 from pipelines.release.steps import World
 from pipelines.release.world import world
@@ -236,10 +236,7 @@ class _Demo:
             return View(tasks)
         looks = here.ledger.looks(release.release_id, limit=1)
         verdict = f"{looks[0].verdict}: {looks[0].reason}" if looks else ""
-        figures = _figures(here, release)
-        return View(
-            tasks, here.router.current(), figures and figures.canary, figures and figures.stable, verdict
-        )
+        return View(tasks, here.router.current(), *_arms(here, release), verdict)
 
     def _tell(self, release: Release | None) -> bool:
         """Say how it ended and which alerts arrived; returns whether it ended as it must."""
@@ -247,14 +244,17 @@ class _Demo:
         good = ended == self.scenario.ends
         mark = "[green]✓[/green]" if good else "[red]✗[/red]"
         reason = f": {release.reason}" if release else ""
-        self.console.print(f"\n{mark} the candidate was [bold]{ended}[/bold]{reason}")
+        self.console.print(
+            f"\n{mark} the candidate was [bold]{ended}[/bold]{reason}", highlight=False, soft_wrap=True
+        )
         mails = catchers.read_mails(self.config.var_dir / "mails")
         messages = catchers.read_slack(self.config.var_dir / "slack")
         self.console.print(f"  alerts that arrived: {len(mails)} e-mail(s), {len(messages)} Slack message(s)")
         for mail in mails:
-            self.console.print(f"[dim]  ┌ e-mail to {mail.to}: {mail.subject}[/dim]", highlight=False)
-            for line in mail.text.strip().splitlines()[1:]:
-                self.console.print(f"[dim]  │ {line}[/dim]", highlight=False)
+            lines = (f"e-mail to {mail.to}: {mail.subject}", *mail.text.strip().splitlines()[1:])
+            self.console.print(
+                *(f"  │ {line}" for line in lines), sep="\n", style="dim", markup=False, soft_wrap=True
+            )
         return good and bool(mails) and bool(messages)
 
     def _say(self, alert: Alert) -> None:
@@ -276,12 +276,13 @@ def _candidate(here: World) -> Release | None:
     return newest[0] if newest and newest[0].requested_by != "bootstrap" else None
 
 
-def _figures(here: World, release: Release) -> Measurement | None:
+def _arms(here: World, release: Release) -> tuple[ArmFigures | None, ArmFigures | None]:
+    """Return the figures of canary and stable since the watch began."""
     if release.watch_from is None:
-        return None
-    until = release.decided_at or datetime.now(UTC)
-    elapsed_s = (until - release.watch_from).total_seconds()
-    return measure(here.prometheus, version=release.version, elapsed_s=max(elapsed_s, 1.0))
+        return None, None
+    elapsed_s = (datetime.now(UTC) - release.watch_from).total_seconds()
+    measurement = measure(here.prometheus, version=release.version, elapsed_s=max(elapsed_s, 1.0))
+    return measurement.canary, measurement.stable
 
 
 def _relative(path: Path) -> str:

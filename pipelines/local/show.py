@@ -65,7 +65,7 @@ class Show:
             self._live.update(as_table(view))
         else:
             for line in self._news(view):
-                self._console.print(line, highlight=False)
+                self._console.print(line, highlight=False, soft_wrap=True)
 
     def _news(self, view: View) -> list[str]:
         """Return a line for everything that is not as it was said last."""

@@ -5,16 +5,17 @@ supervisord runs everything; its configuration is the only list of what belongs 
 
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from string import Template
 
 import httpx
+import psutil
 
 from pipelines.errors import FleetError, StackError
 from pipelines.local import airflow, broker, parts
@@ -27,6 +28,9 @@ from pipelines.settings import PROJECT_DIR, Settings, environment
 TOOLS_DIR = PROJECT_DIR / "var" / "tools"
 _START_S = 180.0
 _STOP_S = 60.0
+_ORPHAN_S = 10.0
+_MARK = "MARQUEE_STACK"
+"""Variable that marks every process of a stack with the configuration it belongs to."""
 _PROMETHEUS_TEMPLATE = PROJECT_DIR / "docker" / "prometheus" / "prometheus.local.yml.template"
 
 
@@ -38,6 +42,7 @@ class Stack:
         self.config = config
         self.supervisor = world.supervisor(config)
         self.kafka_home = kafka_home
+        self._supervisord: subprocess.Popen[bytes] | None = None
 
     def check_ports(self) -> None:
         """Make sure that every port of the stack is free.
@@ -57,8 +62,8 @@ class Stack:
                 f"{taken[0].strip().split('(')[1].rstrip(')')}={self._ports_end()}"
             )
 
-    def start(self) -> None:
-        """Write every program and start supervisord; returns when its control socket answers."""
+    def start(self, *, with_airflow: bool = True) -> None:
+        """Write every program and start it; returns when supervisord answers and Airflow has a database."""
         self.supervisor.write_config()
         for path in self.supervisor.programs_dir.glob("*.ini"):
             if not path.stem.startswith("replica-"):
@@ -66,9 +71,15 @@ class Stack:
         self._write_programs()
         with (self.supervisor.logs_dir / "supervisord.out").open("ab") as out:
             # A session of its own: Ctrl-C in the terminal is for us, who then stop it in order.
-            subprocess.Popen(
+            self._supervisord = subprocess.Popen(
                 self.supervisor.command(),
-                env={**os.environ, **environment(self.config)},
+                # Programs that write their own title must not write it over the mark.
+                env={
+                    **os.environ,
+                    **environment(self.config),
+                    _MARK: str(self.supervisor.config_path),
+                    "SPT_NOENV": "1",
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -76,7 +87,8 @@ class Stack:
                 cwd=PROJECT_DIR,
             )
         wait_for("supervisord", self._supervisord_answers)
-        self._start_airflow()
+        if with_airflow:
+            self._start_airflow()
 
     def add(self, name: str, arguments: list[str]) -> None:
         """Add a Python program of ours (``python -m pipelines …``) to the running stack."""
@@ -89,25 +101,35 @@ class Stack:
         self.supervisor.update()
 
     def stop(self) -> None:
-        """Stop every program; returns when supervisord has gone. Does nothing when there is none."""
-        pid = self._supervisord_pid()
-        if pid is None:
-            return
-        os.kill(pid, signal.SIGTERM)
-        wait_for("the end of the stack", lambda: self._supervisord_pid() is None, within_s=_STOP_S)
+        """Stop every program, orphans of a killed supervisord included; returns when all have gone."""
+        for supervisord in (process for process in self._processes() if _is_supervisord(process)):
+            supervisord.terminate()
+            psutil.wait_procs([supervisord], timeout=_STOP_S)
+        if self._supervisord:
+            self._supervisord.wait()
+        # Whoever is left has lost its supervisord.
+        orphans = self._processes()
+        for ask_them in (psutil.Process.terminate, psutil.Process.kill):
+            for process in orphans:
+                with suppress(psutil.NoSuchProcess):
+                    ask_them(process)
+            _, orphans = psutil.wait_procs(orphans, timeout=_ORPHAN_S)
 
     def is_up(self) -> bool:
         """Whether a supervisord of this run-time folder lives."""
-        return self._supervisord_pid() is not None
+        return any(_is_supervisord(process) for process in self._processes())
 
-    def _supervisord_pid(self) -> int | None:
-        try:
-            pid = int(self.supervisor.pid_path.read_text())
-            # A pid can be another program's by now: only a supervisord of this folder counts.
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (OSError, ValueError):
-            return None
-        return pid if str(self.supervisor.config_path).encode() in command else None
+    def _processes(self) -> list[psutil.Process]:
+        """Return the processes of this stack, by the mark that each inherits from its supervisord."""
+        return [process for process in psutil.process_iter() if self._owns(process)]
+
+    def _owns(self, process: psutil.Process) -> bool:
+        with suppress(psutil.Error, OSError):
+            if process.name() == "nginx":
+                # NGINX writes its title over its environment; its folder stands in the title.
+                return str(self.config.var_dir / "nginx") in " ".join(process.cmdline())
+            return process.environ().get(_MARK) == str(self.supervisor.config_path)
+        return False
 
     def _ports(self) -> dict[str, int]:
         names = [
@@ -209,6 +231,12 @@ def bring_up(config: Settings) -> None:
     stack.start()
     broker.create_topic(config.kafka, config.kafka_topic, 1, timeout_s=_START_S)
     steps.restore(world.world(config))
+
+
+def _is_supervisord(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return "supervisor.supervisord" in process.cmdline()
+    return False
 
 
 _PUBLIC = ("nginx_port", "airflow_port")

@@ -81,7 +81,7 @@ class IdTable:
         keys = np.array([self._key(text) for text in texts], dtype=self._ids.dtype)
         places = np.searchsorted(self._ids, keys, sorter=self._order)
         rows = self._order[np.minimum(places, len(self) - 1)]
-        return np.where((self._ids[rows] == keys) & (keys != b""), rows, -1)
+        return np.where(self._ids[rows] == keys, rows, -1)
 
     def texts(self, rows: npt.NDArray[np.integer[Any]]) -> list[str]:
         """Return the id at each row."""
@@ -89,7 +89,7 @@ class IdTable:
 
     def _key(self, text: str) -> bytes:
         raw = text.encode("utf-8", "surrogatepass")
-        # NUL pads the table, so "a\0" would be found as "a"; no stored id holds one.
+        # NUL pads the table, so "a\0" would be found as "a"; no stored id holds one, and none is empty.
         return b"" if len(raw) > self._ids.dtype.itemsize or b"\0" in raw else raw
 
 
@@ -192,7 +192,7 @@ def _best(scores: Floats, k: int) -> Rows:
     above = np.flatnonzero(scores > limit)
     ties = np.flatnonzero(scores == limit)[: k - len(above)]
     rows = np.concatenate([above, ties])
-    return rows[np.lexsort((rows, -scores[rows]))]
+    return rows[np.argsort(-scores[rows], kind="stable")]
 
 
 def id_table(ids: Iterable[str]) -> tuple[Bytes, Rows]:

@@ -2,15 +2,15 @@
 
 Ratings are predicted by scikit-surprise's SVD. A rating predictor ranks worse than plain popularity, so the
 list is ranked by a truncated SVD of what was rated or watched, as in PureSVD (Cremonesi, Koren, Turrin:
-"Performance of recommender algorithms on top-N recommendation tasks", RecSys 2010): with Q the right singular
-vectors of the users x movies matrix R, the scores of user u are ``R[u] Q Q^T``. Two things are added:
+"Performance of recommender algorithms on top-N recommendation tasks", RecSys 2010): with Q the right
+singular vectors of the users x movies matrix R, user u has the scores ``R[u] Q Q^T``. Two things are added:
 
 - Users count ``1 / sqrt(movies seen)``, so that those who see everything do not decide for all.
 - What a movie tells about itself is taken out, as EASE does (Steck, WWW 2019). On sparse data the strongest
-  singular vectors are single popular movies, which then recommend themselves to nobody else.
+  singular vectors are single popular movies, which then are recommended to nobody.
 
-nDCG@10, popularity / PureSVD / this: MovieLens 0.22 / 0.34 / 0.39; users without any taste, seven movies each,
-where popularity cannot be beaten: 0.17 / 0.03 / 0.17.
+nDCG@10 of popularity / PureSVD / this: 0.22 / 0.34 / 0.38 on MovieLens; 0.17 / 0.03 / 0.17 among users
+without any taste who saw seven movies each, where nothing can beat popularity.
 """
 
 from collections.abc import Callable, Iterator
@@ -192,16 +192,17 @@ def _dense_svd(counted: csr_matrix, rank: int) -> tuple[Doubles, Doubles]:
 def _without_self(counted: csr_matrix, strengths: Doubles, vectors: Doubles) -> Doubles:
     """Return the directions within ``vectors`` along which movies tell about each other, strongest first.
 
-    In that span, R^T R less its diagonal is diagonalised; a direction of strength w counts ``w / (w + shrink)``,
-    half of it (as root) in each of the two products of a score.
+    In that span, R^T R less its diagonal is diagonalised; a direction of strength w counts w / (w + shrink),
+    as its root in each of the two products of a score.
     """
     own = np.asarray(counted.power(2).sum(axis=0)).ravel()
     shared = np.diag(strengths**2) - (vectors * own) @ vectors.T
     values, turns = np.linalg.eigh(shared)
     told = values > 1e-6 * strengths.max() ** 2
     values, directions = values[told][::-1], turns[:, told].T[::-1] @ vectors
-    weights = values / (values + _SHRINK * values.max(initial=0.0))
-    return np.sqrt(weights)[:, np.newaxis] * directions
+    roots = np.sqrt(values / (values + _SHRINK * values.max(initial=0.0)))
+    weighted: Doubles = roots[:, np.newaxis] * directions
+    return weighted
 
 
 def _settle(vectors: Doubles) -> Floats:

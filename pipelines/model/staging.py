@@ -10,9 +10,6 @@ from typing import Any
 from pipelines.errors import RegistryError
 from pipelines.model import artifact
 
-_NEVER_CHANGED = (".parquet", ".npy")
-"""Files that are replaced, never edited: a second name for them costs nothing and risks nothing."""
-
 
 def find_batches(meta: dict[str, Any], batches_dir: Path, registry: Path) -> dict[str, Path]:
     """Return the files a model was trained on, by the names they get in the registry.
@@ -50,7 +47,8 @@ def stage_batches(registry: Path, sources: dict[str, Path]) -> None:
     staged = registry / "batches"
     staged.mkdir(exist_ok=True)
     for path in staged.iterdir():
-        if path.name not in sources or path.suffix not in _NEVER_CHANGED:
+        # A batch never changes; a ratings file may have been edited since.
+        if path.name not in sources or path.suffix != ".parquet":
             path.unlink()
     for name, source in sources.items():
         if not (staged / name).exists():
@@ -69,11 +67,11 @@ def stage_model(registry: Path, number: int, model_dir: Path) -> None:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    if source.suffix in _NEVER_CHANGED:
-        # Not across file systems, nor to files of another user where the kernel protects them.
-        with suppress(OSError):
-            target.hardlink_to(source)
-            return
+    # A link lives until DVC has taken the file over into its cache. There is none across file systems, nor to
+    # files of another user where the kernel protects them.
+    with suppress(OSError):
+        target.hardlink_to(source)
+        return
     part = target.with_name(f".{target.name}.tmp")
     shutil.copyfile(source, part)
     part.replace(target)

@@ -92,8 +92,8 @@ class Ledger:
         if current := self.under_way():
             if current.version != version:
                 raise ReleaseError(
-                    f"release {current.release_id} of version {current.version} is under way ({current.state}); "
-                    f"version {version} has to wait until it is promoted or aborted"
+                    f"release {current.release_id} of version {current.version} is under way "
+                    f"({current.state}); version {version} has to wait until it is promoted or aborted"
                 )
             return current
         values = {
@@ -153,7 +153,7 @@ class Ledger:
         return release
 
     def begin_watch(self, release_id: int) -> Release:
-        """The candidate meets viewers from now on; a second call does not move the window."""
+        """Note that the candidate meets viewers from now on; a second call does not move the window."""
         return self.move(release_id, State.WATCHING, watch_from=_now())
 
     def decide(self, release_id: int, state: State, *, verdict: str, reason: str) -> Release:

@@ -64,7 +64,7 @@ class Prometheus:
 
     def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None) -> None:
         self._url = url
-        self._client = httpx.Client(base_url=url, timeout=_TIMEOUT_S, transport=transport)
+        self._transport = transport
 
     def number(self, query: str) -> float | None:
         """Return the value of ``query``; None when it has none (NaN is no value).
@@ -73,7 +73,8 @@ class Prometheus:
             MeasurementError: the server does not answer, refuses the query, or returns several series.
         """
         try:
-            response = self._client.get("/api/v1/query", params={"query": query})
+            with httpx.Client(base_url=self._url, timeout=_TIMEOUT_S, transport=self._transport) as client:
+                response = client.get("/api/v1/query", params={"query": query})
             body = response.json()
         except (httpx.HTTPError, ValueError) as error:
             raise MeasurementError(
@@ -94,19 +95,24 @@ class Prometheus:
 def measure(prometheus: Prometheus, *, version: int, elapsed_s: float) -> Measurement:
     """Measure both arms over the last ``elapsed_s``; a silent instrument is reported, not raised."""
     try:
-        up = prometheus.number(f'max(max_over_time(up{{job="replicas",arm="canary"}}[{UP_WINDOW_S:.0f}s]))')
-        if up is None:
-            # No scrape at all is the instrument's fault: a target that fails is scraped as 0.
-            raise MeasurementError("Prometheus has not tried to scrape the canary; see its page /targets")
+        up = _canary_up(prometheus)
         return Measurement(
             elapsed_s=elapsed_s,
             canary=_arm(prometheus, f'arm="canary",version="{version}"', elapsed_s),
             stable=_arm(prometheus, 'arm="stable"', elapsed_s),
             # A candidate that has not lived as long as the look back cannot have been down for it.
-            canary_up=up > 0 or elapsed_s < UP_WINDOW_S,
+            canary_up=up or elapsed_s < UP_WINDOW_S,
         )
     except MeasurementError as error:
         return Measurement(elapsed_s=elapsed_s, canary=None, stable=None, canary_up=False, trouble=str(error))
+
+
+def _canary_up(prometheus: Prometheus) -> bool:
+    up = prometheus.number(f'max(max_over_time(up{{job="replicas",arm="canary"}}[{UP_WINDOW_S:.0f}s]))')
+    if up is None:
+        # A target that does not answer is scraped as 0; none at all is the instrument's fault.
+        raise MeasurementError("Prometheus has not tried to scrape the canary; see its page /targets")
+    return up > 0
 
 
 def _arm(prometheus: Prometheus, labels: str, window_s: float) -> ArmFigures:

@@ -1,4 +1,4 @@
-"""Before any viewer meets a candidate: does its artifact open, and does it answer as it must?"""
+"""Try a candidate before any viewer meets it: its artifact must open and answer as it should."""
 
 from pathlib import Path
 

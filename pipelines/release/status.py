@@ -63,5 +63,6 @@ def as_tables(state: Snapshot) -> list[str | Table]:
     looks = Table("at", "verdict", "reason", title="Latest looks at the newest release")
     for look in state.looks:
         looks.add_row(f"{look.at:%H:%M:%S}", look.verdict, look.reason)
-    head = f"Serving: {f'version {state.stable}' if state.stable else 'nothing yet'}. NGINX: {state.split or 'not there'}."
+    serving = f"version {state.stable}" if state.stable else "nothing yet"
+    head = f"Serving: {serving}. NGINX: {state.split or 'not there'}."
     return [head, replicas, releases, looks]

@@ -53,11 +53,11 @@ def announce_failure(context: Context) -> None:
 
 
 def task_failed(dag_id: str, task_id: str, run_id: str, error: object, log_url: str) -> Alert:
-    """A task failed in a way that no step foresaw."""
-    observed = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error or "no reason")
+    """Word the failure of a task that no step has announced."""
+    kind = f"{type(error).__name__}: " if isinstance(error, BaseException) else ""
     return Alert(
         title=f"Marquee: task {task_id} of {dag_id} failed",
-        body=f"Observed: {observed[:_LONGEST_ERROR]}\n"
+        body=f"Observed: {kind}{str(error or 'no reason was given')[:_LONGEST_ERROR]}\n"
         f"Where to look: {log_url or 'the log of the task'} (run {run_id})\n"
         "What to do: mend the cause, then clear the task in the UI; every step may be run again.",
     )

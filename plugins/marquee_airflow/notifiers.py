@@ -75,14 +75,15 @@ def _to_slack(alert: Alert, config: Settings) -> None:
 
 
 def _to_mail(alert: Alert, config: Settings) -> None:
-    from airflow.providers.smtp.hooks.smtp import SmtpHook
+    from marquee_airflow.mail import MailHook
 
-    with SmtpHook(smtp_conn_id=SMTP) as hook:
+    with MailHook(SMTP, text=alert.text) as hook:
         hook.send_email_smtp(
             to=config.mail_to,
             from_email=config.mail_from,
             subject=" ".join(alert.title.split()),
             html_content=f'<pre style="white-space: pre-wrap">{html.escape(alert.text)}</pre>',
+            mime_subtype="alternative",
         )
 
 
@@ -96,8 +97,8 @@ def _deliver(name: str, send: _Send, alert: Alert, config: Settings, known: Mapp
         with _in_environment(known):
             send(alert, config)
     except Exception as error:
-        log.warning("%s was not told %r: %s", name, alert.title, type(error).__name__)
-        log.debug("%s", name, exc_info=True)
+        trouble = _without_secrets(f"{type(error).__name__}: {error}", config)
+        log.warning("%s could not be told %r: %s", name, alert.title, trouble)
 
 
 @contextmanager
@@ -110,6 +111,12 @@ def _in_environment(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in missing:
             del os.environ[name]
+
+
+def _without_secrets(text: str, config: Settings) -> str:
+    for secret in (config.slack_webhook_url, config.smtp_password):
+        text = text.replace(secret.get_secret_value() or "\0", "***")
+    return text
 
 
 def _variable(connection: str) -> str:

@@ -24,7 +24,7 @@ class AskOperator(HITLBranchOperator):
     def execute(self, context: Context) -> Any:
         """Announce the question once it can be answered."""
         from pipelines.release import steps
-    
+
         steps.ask(here(), self.release_id, announce=announce)
         return super().execute(context)
 

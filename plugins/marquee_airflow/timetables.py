@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pendulum
-from airflow.timetables.base import DagRunInfo, DataInterval, Timetable, TimeRestriction
+from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction, Timetable
 
 ANCHOR = datetime(2026, 1, 1, 3, tzinfo=UTC)
 """Periods are counted from here, so that every process finds the same moments: at night, UTC."""

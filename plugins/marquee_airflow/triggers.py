@@ -1,4 +1,4 @@
-"""Triggers: what is waited for without a worker. They must not live in ``dags/``, the triggerer reads no DAGs."""
+"""Triggers: what is waited for without a worker. Not in ``dags/``, because the triggerer reads no DAGs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ class CanaryWatch(BaseTrigger):
     """
 
     def __init__(self, release_id: int, look_every_s: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.release_id = release_id
         self.look_every_s = look_every_s
 

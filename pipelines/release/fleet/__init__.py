@@ -23,7 +23,7 @@ class Fleet(Protocol):
     """Starts, moves and removes replicas; every call may be repeated."""
 
     def deploy(self, replica: str, version: int, *, arm: str) -> None:
-        """Make ``replica`` answer with ``version``; returns when it is ready, does nothing when it is so already.
+        """Make ``replica`` answer with ``version``; returns when it does; once it does, nothing changes.
 
         Raises:
             FleetError: the replica did not become ready in time.

@@ -86,9 +86,10 @@ class LocalFleet:
         }
 
     def _counters_dir(self) -> Path:
-        """Return where workers keep their counters: in memory, since a full disk under them would be a bus error."""
-        memory = Path("/dev/shm")  # noqa: S108 - one folder for each stack, readable by all
-        return memory / self._supervisor.socket_path.stem if memory.is_dir() else self._config.var_dir / "counters"
+        """Return where workers keep their counters: in memory, for a full disk would kill them."""
+        memory = Path("/dev/shm")  # noqa: S108 - the name is this stack's own
+        name = self._supervisor.socket_path.stem
+        return memory / name if memory.is_dir() else self._config.var_dir / "counters"
 
     def _ask(self, replica: str) -> Running:
         address = self.address(replica)
@@ -106,9 +107,10 @@ class LocalFleet:
         deadline = time.monotonic() + self._config.ready_timeout_s
         while (running := self._ask(replica)).version != version:
             if time.monotonic() > deadline:
+                observed = f"version {running.version}" if running.version else "nothing"
                 raise FleetError(
-                    f"replica {replica} at {running.address} answers "
-                    f"{f'version {running.version}' if running.version else 'nothing'}, version {version} was wanted "
-                    f"within {self._config.ready_timeout_s:g} s; see {self._config.var_dir / 'logs'}/replica-{replica}.log"
+                    f"replica {replica} at {running.address} answers {observed}, version {version} was wanted "
+                    f"within {self._config.ready_timeout_s:g} s; "
+                    f"see {self._supervisor.logs_dir}/replica-{replica}.log"
                 )
             time.sleep(0.1)

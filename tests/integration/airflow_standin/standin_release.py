@@ -2,8 +2,9 @@
 
 from types import SimpleNamespace
 
-from pipelines.alerts import Alert
 from script import play
+
+from pipelines.alerts import Alert
 
 
 def world(config):

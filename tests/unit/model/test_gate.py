@@ -84,8 +84,9 @@ def test_too_few_held_out_ratings_prove_nothing():
     found = verdict(n_holdout=49)
     assert not found.accepted
     assert found.reason == (
-        "Only 49 ratings could be held out newer than all that version 4, which serves, was trained on; at least "
-        "50 are wanted to judge. Wait for more ratings, or change MARQUEE_HOLDOUT_SHARE or MARQUEE_MIN_HOLDOUT."
+        "Only 49 ratings could be held out newer than all that version 4, which serves, was trained on; at "
+        "least 50 are wanted to judge. Wait for more ratings, or change MARQUEE_HOLDOUT_SHARE or "
+        "MARQUEE_MIN_HOLDOUT."
     )
     assert verdict(n_holdout=50).accepted
 

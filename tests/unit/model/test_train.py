@@ -210,7 +210,7 @@ def test_model_json_says_where_the_model_comes_from(make_ratings, make_viewings,
         "ratings": 3,
         "viewings": 3,
         "interactions": 3 + 2,
-        "ranker_rank": 2,
+        "ranker_rank": 1,
     }
 
 

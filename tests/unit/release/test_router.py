@@ -16,9 +16,9 @@ def rendered(split: Split, tmp_path) -> str:
 def test_canary_gets_its_share_of_users_and_each_side_covers_for_the_other(tmp_path):
     text = rendered(Split(STABLE, CANARY, 20), tmp_path)
     assert "20% canary;" in text
-    assert f"server {CANARY} max_fails=1 fail_timeout=2s;" in text
-    assert f"server {CANARY} max_fails=1 fail_timeout=2s backup;" in text
-    assert f"server {STABLE[0]} max_fails=1 fail_timeout=2s backup;" in text
+    assert f"server {CANARY} max_fails=0;" in text
+    assert f"server {CANARY} max_fails=0 backup;" in text
+    assert f"server {STABLE[0]} max_fails=0 backup;" in text
 
 
 def test_without_a_canary_everybody_meets_stable(tmp_path):
@@ -30,8 +30,8 @@ def test_without_a_canary_everybody_meets_stable(tmp_path):
 def test_promoted_canary_is_one_more_stable_server(tmp_path):
     text = rendered(Split(STABLE, CANARY, 0), tmp_path)
     assert "% canary" not in text
-    assert f"server {CANARY} max_fails=1 fail_timeout=2s;" in text
-    assert f"{CANARY} max_fails=1 fail_timeout=2s backup" not in text
+    assert f"server {CANARY} max_fails=0;" in text
+    assert f"{CANARY} max_fails=0 backup" not in text
 
 
 @pytest.mark.parametrize("split", [Split(()), Split(STABLE, None, 20)])
