@@ -1,0 +1,148 @@
+"""Rules that every DAG keeps, and the order of their tasks."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG, TriggerRule
+
+from marquee_airflow.defaults import announce_failure
+from pipelines.settings import PROJECT_DIR
+
+DAG_IDS = {"retrain", "release", "rollback"}
+HEAVY = ["pandas", "numpy", "surprise", "great_expectations", "slack_sdk", "aiosmtplib", "alembic", "kafka"]
+SPEAKS_FOR_OTHERS = {"step_failed"}
+"""Tasks without a callback: what they report has been announced."""
+
+
+@pytest.fixture(scope="module")
+def bag() -> DagBag:
+    return DagBag(PROJECT_DIR / "dags")
+
+
+def order(dag: DAG) -> dict[str, set[str]]:
+    return {task.task_id: set(task.downstream_task_ids) for task in dag.tasks}
+
+
+def test_every_dag_loads(bag):
+    assert bag.import_errors == {}
+
+
+def test_every_dag_is_known_to_the_tests(bag):
+    assert set(bag.dags) == DAG_IDS, "add the new DAG to DAG_IDS in this file, and its order below"
+
+
+@pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
+def test_every_dag_has_a_manual_tags_and_one_run_at_a_time(bag, dag_id):
+    dag = bag.dags[dag_id]
+    assert "Red" in (dag.doc_md or ""), "the docstring is the manual: say what to do when the DAG is red"
+    assert dag.description
+    assert dag.tags == {"marquee"}
+    assert dag.max_active_runs == 1
+    assert not dag.catchup
+
+
+@pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
+def test_every_task_is_retried_and_announces_its_failure(bag, dag_id):
+    for task in bag.dags[dag_id].tasks:
+        if task.task_id in SPEAKS_FOR_OTHERS:
+            assert not task.on_failure_callback
+            continue
+        assert list(task.on_failure_callback) == [announce_failure], f"use DEFAULT_ARGS for {task.task_id}"
+        assert task.retries == 2
+        assert task.owner == "marquee"
+
+
+@pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
+def test_the_manual_names_every_task(bag, dag_id):
+    dag = bag.dags[dag_id]
+    missing = [task_id for task_id in dag.task_ids if f"`{task_id}`" not in dag.doc_md]
+    assert missing == [], f"say in the docstring of {dag_id} what these tasks do"
+
+
+def test_retrain_goes_straight_from_events_to_a_version(bag):
+    assert order(bag.dags["retrain"]) == {
+        "collect": {"validate"},
+        "validate": {"train"},
+        "train": {"gate"},
+        "gate": {"version"},
+        "version": set(),
+    }
+
+
+def test_version_publishes_the_asset_that_release_waits_for(bag):
+    (outlet,) = bag.dags["retrain"].get_task("version").outlets
+    assert outlet.name == "model"
+    assert outlet.uri in str(bag.dags["release"].timetable.asset_condition)
+
+
+def test_release_watches_before_it_decides_and_a_person_may_decide_too(bag):
+    direct = order(bag.dags["release"])
+    assert "start_canary" in direct["preflight"]
+    assert "watch_canary" in direct["start_canary"]
+    assert "decide" in direct["watch_canary"]
+    assert direct["decide"] == {"promote", "abort", "ask"}
+    assert direct["ask"] == {"promote", "abort"}
+
+
+def test_the_canary_is_decided_and_taken_down_whatever_happened(bag):
+    release = bag.dags["release"]
+    assert release.get_task("decide").trigger_rule == TriggerRule.ALL_DONE
+    assert release.get_task("abort").trigger_rule == TriggerRule.ALL_DONE
+    assert release.get_task("promote").trigger_rule == TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
+
+
+def test_a_failed_step_is_what_colours_the_run(bag):
+    release = bag.dags["release"]
+    last = [task.task_id for task in release.tasks if not task.downstream_task_ids]
+    assert last == ["step_failed"]
+    failed = release.get_task("step_failed")
+    assert failed.trigger_rule == TriggerRule.ONE_FAILED
+    # A branch skips what stands directly behind it: a run without a release would end green.
+    assert failed.upstream_task_ids.isdisjoint({"decide", "ask"})
+
+
+def test_only_training_waits_to_be_switched_on(bag):
+    paused = {dag_id: dag.is_paused_upon_creation for dag_id, dag in bag.dags.items()}
+    assert paused == {"retrain": None, "release": False, "rollback": False}
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "version", "accepted"),
+    [
+        ("release", None, True),
+        ("release", 1, True),
+        ("release", 0, False),
+        ("release", "1", False),
+        ("rollback", 1, True),
+        ("rollback", 0, False),
+        ("rollback", None, False),
+    ],
+)
+def test_the_form_takes_a_version_number(bag, dag_id, version, accepted):
+    param = bag.dags[dag_id].params.get_param("version")
+    if accepted:
+        assert param.resolve(version) == version
+    else:
+        with pytest.raises(ValueError, match="Invalid input for param"):
+            param.resolve(version)
+
+
+def test_parsing_imports_nothing_heavy():
+    script = f"""
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag({str(PROJECT_DIR / "dags")!r})
+print(json.dumps([len(bag.dags), [name for name in {HEAVY!r} if name in sys.modules]]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": f"{PROJECT_DIR}:{PROJECT_DIR / 'plugins'}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [len(DAG_IDS), []]
