@@ -34,12 +34,12 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, TriggerRule, chain, task
 from airflow.sdk.exceptions import AirflowFailException
+
 from marquee_airflow.assets import MODEL, newest_version
 from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, here, outcomes, requested_by
 from marquee_airflow.notifiers import announce
 from marquee_airflow.operators import AskOperator, decided_by
 from marquee_airflow.sensors import CanarySensor
-
 from pipelines.settings import settings
 
 

@@ -27,11 +27,11 @@ One run at a time; a run that was missed while Airflow was down is made up for o
 from typing import Any
 
 from airflow.sdk import DAG, chain, task
+
 from marquee_airflow.assets import MODEL
 from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, folder_name, outcomes
 from marquee_airflow.notifiers import announce
 from marquee_airflow.timetables import EveryDays
-
 from pipelines.settings import settings
 
 

@@ -6,15 +6,15 @@ broken off first, its candidate is taken away; one that waits for an answer is, 
 `ask` with *abort*, so that the next release can begin.
 
 **Red?** Two reasons are usual: the version is not in the registry, or a promotion is being carried out
-right now. The log says which. Mend it or wait, then *clear* the task.
+right now. The log of the task `rollback` says which. Mend it or wait, then *clear* the task.
 """
 
 from typing import Any
 
 from airflow.sdk import DAG, Param, task
+
 from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, here, outcomes, requested_by
 from marquee_airflow.notifiers import announce
-
 from pipelines.settings import settings
 
 

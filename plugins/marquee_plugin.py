@@ -1,6 +1,7 @@
 """Registers what Airflow must know by name. Of this folder, its loader imports this file only."""
 
 from airflow.plugins_manager import AirflowPlugin
+
 from marquee_airflow.timetables import EveryDays
 
 

@@ -4,6 +4,7 @@ Only a failed critical check refuses the batches. A check that could not run has
 """
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,9 @@ with warnings.catch_warnings():
         InMemoryStoreBackendDefaults,
         ProgressBarsConfig,
     )
+
+# What it says at INFO is about itself and would fill the task's log.
+logging.getLogger("great_expectations").setLevel(logging.WARNING)
 
 EXAMPLES: Final = 5
 """Most offending values that a report shows of one check."""

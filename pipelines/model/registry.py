@@ -169,6 +169,7 @@ class Registry:
     def annotate(self, version: int, text: str) -> None:
         """Note what became of a version; the last word stands. ``push`` carries it to the remote."""
         with self._alone():
+            self._set_up()
             self._require(version)
             self._repository.git("notes", "add", "--force", "-m", text, f"v{version}")
 

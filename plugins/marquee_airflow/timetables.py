@@ -47,7 +47,10 @@ class EveryDays(Timetable):
         self, *, last_automated_data_interval: DataInterval | None, restriction: TimeRestriction
     ) -> DagRunInfo:
         """Return the next run; one that lies in the past is due at once."""
-        last = last_automated_data_interval and last_automated_data_interval.end
+        # Plain datetimes: pendulum's intervals cannot be divided by a timedelta.
+        last = last_automated_data_interval and datetime.fromtimestamp(
+            last_automated_data_interval.end.timestamp(), UTC
+        )
         return DagRunInfo.exact(pendulum.instance(next_run(last, datetime.now(UTC), self.days)))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import time
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from email import message_from_bytes, policy
 from pathlib import Path
 
-import httpx
 import pytest
 
 from pipelines.settings import PROJECT_DIR
@@ -138,9 +138,9 @@ def test_model_with_a_bad_rmse_is_refused_and_nothing_is_released(tmp_path):
 
 
 def test_taken_port_is_named_before_anything_starts(tmp_path):
-    env, ports = surroundings(tmp_path)
+    env, _ = surroundings(tmp_path)
     taken = free_ports(1)[0]
-    with httpx.Client(), _listening(taken):
+    with _listening(taken):
         env["MARQUEE_PROMETHEUS_PORT"] = str(taken)
         done = subprocess.run(
             ["make", "--no-print-directory", "demo", "ONCE=1"],
@@ -168,9 +168,7 @@ def test_ctrl_c_stops_every_process_and_the_demo_runs_again(tmp_path):
     assert Played(0, "", tmp_path / "demo", {}).survivors() == []
 
 
-def _listening(port: int):
-    import socket
-
+def _listening(port: int) -> socket.socket:
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     server.bind(("127.0.0.1", port))

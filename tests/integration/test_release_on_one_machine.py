@@ -1,4 +1,4 @@
-"""Releases on the real one-machine stack without Airflow: supervisord, NGINX, Prometheus, gunicorn, recorder."""
+"""Releases on the real stack without Airflow: supervisord, NGINX, Prometheus, gunicorn, recorder."""
 
 import os
 import signal

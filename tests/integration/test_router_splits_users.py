@@ -22,7 +22,7 @@ class Backend:
             protocol_version = "HTTP/1.1"
             wbufsize = -1  # head and body in one packet, or every answer waits for a delayed ACK
 
-            def do_GET(self):  # noqa: N802 - the name http.server calls
+            def do_GET(self):
                 body = f"{name} {self.headers['X-Marquee-Canary-Percent']}".encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))

@@ -109,8 +109,8 @@ class LocalFleet:
             if time.monotonic() > deadline:
                 observed = f"version {running.version}" if running.version else "nothing"
                 raise FleetError(
-                    f"replica {replica} at {running.address} answers {observed}, version {version} was wanted "
-                    f"within {self._config.ready_timeout_s:g} s; "
+                    f"replica {replica} at {running.address} answers {observed}, "
+                    f"version {version} was wanted within {self._config.ready_timeout_s:g} s; "
                     f"see {self._supervisor.logs_dir}/replica-{replica}.log"
                 )
             time.sleep(0.1)

@@ -327,6 +327,9 @@ def test_validating_is_silent_writes_nothing_else_and_talks_to_nobody(tmp_path, 
 
     monkeypatch.setattr(socket.socket, "connect", no_network)
     monkeypatch.setattr(tempfile, "mkdtemp", no_temporary_folder)
-    report_on(tmp_path, clean_lines())
+    batches_dir, names = collected(tmp_path, clean_lines())
+    capfd.readouterr()
+    caplog.clear()
+    validate(batches_dir, names, SUITES_DIR, tmp_path / "new" / "report.json", now=NOW)
     assert capfd.readouterr() == ("", "")
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []

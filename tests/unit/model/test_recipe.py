@@ -1,6 +1,8 @@
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from surprise import SVD, Dataset, Reader
 from pipelines.errors import DataError, ModelError
 from pipelines.model import recipe
 from pipelines.model.artifact import Arrays, Recommendation
+from pipelines.model.evaluate import rank
 from pipelines.model.recipe import TrainConfig, find_scale, fit
 
 PAIRS = st.lists(
@@ -160,6 +163,18 @@ def test_popular_movies_are_not_hidden_from_users_without_taste(make_ratings, ma
         for user in (f"u{number}" for number in range(300))
     ]
     assert sum(agreed) / len(agreed) > 8
+
+
+def test_on_movielens_the_lists_are_far_better_than_the_popular_one(make_model):
+    path = Path(__file__).parents[2] / "data" / "ml-latest-small" / "ratings.csv.gz"
+    columns = {"userId": "user_id", "movieId": "movie_id"}
+    ratings = pd.read_csv(path, dtype=dict.fromkeys(columns, "str")).rename(columns=columns)
+    shuffled = ratings.sample(frac=1, random_state=1)
+    place = shuffled.groupby("user_id").cumcount() / shuffled.groupby("user_id")["rating"].transform("size")
+    model = make_model(shuffled[place >= 0.25], rank=20, epochs=1)
+    personal, popular, n_users = rank(model, shuffled[place < 0.25], seed=0)
+    assert n_users == 610
+    assert personal > 0.37 > 0.23 > popular
 
 
 def test_rating_predictor_is_that_of_surprise(two_camps):

@@ -68,4 +68,4 @@ class Bent:
     def recommend(self, user_id, k):
         answer = self._model.recommend(user_id, k)
         movies = [movie for movie in answer.movie_ids if movie != "m0"]
-        return type(answer)(self._bend((movies + ["m0"])[: len(answer.movie_ids)]), answer.source)
+        return type(answer)(self._bend([*movies, "m0"][: len(answer.movie_ids)]), answer.source)
