@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -15,7 +15,7 @@ HEALTHY = {
 
 
 class Airflow:
-    """Answers as Airflow does: ``answers`` maps method and path to JSON, a list of JSONs, or a status code."""
+    """Answers as Airflow does; ``answers`` maps method and path to JSON, a list of it, or a status code."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
@@ -176,8 +176,7 @@ def test_a_wrong_password_is_a_refusal(airflow):
     def refuse(request: httpx.Request) -> httpx.Response:
         return httpx.Response(401, json={"detail": "Invalid credentials"})
 
-    answer: Callable[[httpx.Request], httpx.Response] = refuse
-    api = AirflowApi("http://airflow", "admin", "wrong", transport=httpx.MockTransport(answer))
-    with pytest.raises(StackError, match="401.*Invalid credentials"):
+    api = AirflowApi("http://airflow", "admin", "wrong", transport=httpx.MockTransport(refuse))
+    with pytest.raises(StackError, match=r"401.*Invalid credentials"):
         api.run_state("retrain", "one")
     api.close()
