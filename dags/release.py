@@ -129,13 +129,7 @@ with DAG(
     release_id: Any = open_release()
     start = [preflight(release_id), start_canary(release_id)]
     watch = CanarySensor(task_id="watch_canary", release_id=release_id)
-    ask = AskOperator(
-        task_id="ask",
-        release_id=release_id,
-        subject="Promote the candidate, or take it away?",
-        body="{{ (ti.xcom_pull(task_ids='watch_canary') or {}).get('reason', 'No reason was recorded.') }}",
-        options=["promote", "abort"],
-    )
+    ask = AskOperator(task_id="ask", release_id=release_id, options=["promote", "abort"])
     ends = [promote(release_id), abort(release_id)]
     chain(*start, watch, decide(release_id), [ask, *ends])
     ask >> ends

@@ -31,7 +31,7 @@ from airflow.sdk import DAG, chain, task
 from marquee_airflow.assets import MODEL
 from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, folder_name, outcomes
 from marquee_airflow.notifiers import announce
-from marquee_airflow.timetables import EveryDays
+from marquee_airflow.timetables import every_days
 from pipelines.settings import settings
 
 
@@ -86,7 +86,7 @@ with DAG(
     dag_id="retrain",
     description="Every few days: collect, validate, train, gate, version",
     doc_md=__doc__,
-    schedule=EveryDays(settings().retrain_every_days),
+    schedule=every_days(settings().retrain_every_days),
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,

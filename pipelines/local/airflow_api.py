@@ -92,7 +92,7 @@ class AirflowApi:
         self._call("PATCH", path, {"chosen_options": [option], "params_input": {}})
 
     def log(self, dag_id: str, run_id: str, task_id: str, *, attempt: int = 1) -> str:
-        """Return what the task wrote in one attempt, one line per record."""
+        """Return what the task wrote in one attempt: a line for each record, with the errors it carries."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/logs/{attempt}?full_content=true"
         return "\n".join(_line(record) for record in self._call("GET", path)["content"])
 
@@ -151,7 +151,10 @@ def _run(dag_id: str, run_id: str) -> str:
 
 
 def _line(record: Any) -> str:
-    return str(record.get("event", record)) if isinstance(record, Mapping) else str(record)
+    if not isinstance(record, Mapping):
+        return str(record)
+    errors = [f"{error['exc_type']}: {error['exc_value']}" for error in record.get("error_detail") or ()]
+    return " ".join([str(record.get("event", "")), *filter(None, [record.get("reason")]), *errors])
 
 
 def _wait(look: Callable[[], str], enough: Callable[[str], bool], timeout_s: float, what: str) -> str:

@@ -5,6 +5,7 @@ The demo changes nothing but the canary's window (twelve hours become a minute) 
 wrong with the world.
 """
 
+import logging
 import shutil
 import signal
 import sys
@@ -81,6 +82,8 @@ def run(scenario: Scenario, *, once: bool, console: Console) -> bool:
     ``var/demo`` and is made anew each time.
     """
     started = time.monotonic()
+    # The terminal tells the story; what goes wrong is still said.
+    logging.getLogger("pipelines").setLevel(logging.WARNING)
     console.print(
         f"[bold]Marquee on one machine[/bold] · scenario [bold]{scenario.name}[/bold]: {scenario.tells}"
     )
@@ -266,7 +269,9 @@ class _Demo:
         with self.console.status(what):
             yield
         self.console.print(
-            f"  [green]✓[/green] {what} [dim]({time.monotonic() - started:.0f} s)[/dim]", highlight=False
+            f"  [green]✓[/green] {what} [dim]({time.monotonic() - started:.0f} s)[/dim]",
+            highlight=False,
+            soft_wrap=True,
         )
 
 

@@ -13,19 +13,26 @@ _DECIDED_BY = "decided_by"
 
 
 class AskOperator(HITLBranchOperator):
-    """Tell people that a candidate waits for their decision, then wait for it; no process is held."""
+    """Tell people that a candidate waits for their decision, then wait for it; no process is held.
+
+    What is asked stands in the ledger: the version, and why it could not be judged.
+    """
 
     template_fields: Sequence[str] = (*HITLBranchOperator.template_fields, "release_id")
 
     def __init__(self, *, release_id: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(subject="Promote the candidate, or take it away?", **kwargs)
         self.release_id = release_id
 
     def execute(self, context: Context) -> Any:
-        """Announce the question once it can be answered."""
+        """Announce the question, then put it."""
         from pipelines.release import steps
 
-        steps.ask(here(), self.release_id, announce=announce)
+        world = here()
+        release = world.ledger.get(self.release_id)
+        self.subject = f"Promote version {release.version}, or take it away?"
+        self.body = release.reason
+        steps.ask(world, self.release_id, announce=announce)
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:

@@ -13,8 +13,8 @@ from pipelines.settings import Settings, settings
 class CanarySensor(BaseSensorOperator):
     """Wait, without a worker, until the watch over a candidate has ended, whatever its verdict.
 
-    The verdict is in the ledger, and as ``{"verdict", "reason"}`` in the XCom of the task. Running it again
-    goes on where the ledger stands.
+    The verdict is in the ledger; the XCom of the task shows it to people. Running the task again goes on
+    where the ledger stands.
     """
 
     template_fields: Sequence[str] = ("release_id",)

@@ -54,6 +54,11 @@ class EveryDays(Timetable):
         return DagRunInfo.exact(pendulum.instance(next_run(last, datetime.now(UTC), self.days)))
 
 
+def every_days(days: int) -> EveryDays | None:
+    """Return the schedule of a DAG that runs every ``days`` days; with 0 it is started by hand only."""
+    return EveryDays(days) if days else None
+
+
 def next_run(last: datetime | None, now: datetime, days: int) -> datetime:
     """Return the moment of the run after ``last`` (None: there was none yet), as seen at ``now``."""
     period = timedelta(days=days)

@@ -63,7 +63,7 @@ def _look(release_id: int) -> "Judgement":
 
 
 def _done(look: "Judgement") -> TaskSuccessEvent:
-    """End the task from here.
+    """End the task from here; what is in the XCom is for people, Airflow hands it on as JSON text.
 
     Resuming it on a worker would only cost a process, and a resumed task can be failed by the late report
     that its first half has ended (apache/airflow #72716).

@@ -167,7 +167,9 @@ def test_a_training_releases_its_version_without_anybody(stage):
     }
     (opened,) = stage.calls("open_release")
     assert opened == {"version": 7, "requested_by": release, "window_s": 43_200.0}
-    (folder,) = {call["run_id"] for name in ("validate", "train", "gate", "version") for call in stage.calls(name)}
+    (folder,) = {
+        call["run_id"] for name in ("validate", "train", "gate", "version") for call in stage.calls(name)
+    }
     assert folder == run.replace(":", "-").replace("+", "-")
     assert stage.called()[:5] == ["collect", "validate", "train", "gate", "version"]
 
@@ -235,7 +237,11 @@ def test_a_watch_that_breaks_takes_the_canary_away(stage):
 def test_a_broken_decision_takes_the_canary_away(stage):
     stage.play(outcome=raising("MarqueeError", "no ledger"))
     _, states = stage.release("failed")
-    assert (states["decide"], states["ask"], states["promote"]) == ("failed", "upstream_failed", "upstream_failed")
+    assert (states["decide"], states["ask"], states["promote"]) == (
+        "failed",
+        "upstream_failed",
+        "upstream_failed",
+    )
     assert states["abort"] == "success"
 
 

@@ -8,7 +8,8 @@ from pipelines.alerts import Alert
 
 
 def world(config):
-    return None
+    release = SimpleNamespace(version=7, reason="no request came")
+    return SimpleNamespace(ledger=SimpleNamespace(get=lambda release_id: release))
 
 
 def open_release(world, *, version, plan, requested_by):

@@ -32,7 +32,7 @@ class Notes:
 def ask() -> AskOperator:
     with DAG("release", schedule=None):
         ends = [BaseOperator(task_id="promote"), BaseOperator(task_id="abort")]
-        operator = AskOperator(task_id="ask", release_id=7, subject="?", options=["promote", "abort"])
+        operator = AskOperator(task_id="ask", release_id=7, options=["promote", "abort"])
         operator >> ends
     return operator
 
@@ -52,14 +52,18 @@ def answered(ask: AskOperator, option: str, person: dict[str, str] | None) -> tu
 
 def test_people_are_told_before_the_task_waits(ask, monkeypatch):
     told = []
-    monkeypatch.setattr(operators, "here", lambda: "world")
-    monkeypatch.setattr(steps, "ask", lambda world, release_id, *, announce: told.append((world, release_id)))
+    release = SimpleNamespace(version=3, reason="no request came")
+    world = SimpleNamespace(ledger=SimpleNamespace(get={7: release}.get))
+    monkeypatch.setattr(operators, "here", lambda: world)
+    monkeypatch.setattr(steps, "ask", lambda world, release_id, *, announce: told.append(release_id))
     monkeypatch.setattr(
-        "airflow.providers.standard.operators.hitl.upsert_hitl_detail", lambda **_: told.append("question")
+        "airflow.providers.standard.operators.hitl.upsert_hitl_detail",
+        lambda *, subject, body, options, **_: told.append((subject, body, options)),
     )
     with pytest.raises(TaskAwaitingInput):
         ask.execute({"task_instance": SimpleNamespace(id="one")})
-    assert told == [("world", 7), "question"]
+    question = "Promote version 3, or take it away?"
+    assert told == [7, (question, "no request came", ["promote", "abort"])]
 
 
 @pytest.mark.parametrize(("option", "other"), [("promote", "abort"), ("abort", "promote")])

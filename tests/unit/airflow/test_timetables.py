@@ -5,7 +5,7 @@ from airflow.timetables.base import DataInterval, TimeRestriction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marquee_airflow.timetables import ANCHOR, GRACE, EveryDays, next_run
+from marquee_airflow.timetables import ANCHOR, GRACE, EveryDays, every_days, next_run
 
 DAY = timedelta(days=1)
 ANY_TIME = TimeRestriction(earliest=None, latest=None, catchup=False)
@@ -80,3 +80,8 @@ def test_airflow_is_given_one_moment_and_no_interval():
 def test_a_run_by_hand_is_about_its_own_moment():
     now = pendulum.instance(datetime(2026, 5, 1, tzinfo=UTC))
     assert EveryDays(2).infer_manual_data_interval(run_after=now) == DataInterval.exact(now)
+
+
+def test_no_days_is_no_schedule():
+    assert every_days(0) is None
+    assert every_days(2).serialize() == {"days": 2}

@@ -147,8 +147,19 @@ def test_readiness_names_what_is_missing(api, airflow):
 
 def test_a_log_is_read_line_by_line(api, airflow):
     key = "GET /api/v2/dags/retrain/dagRuns/one/taskInstances/gate/logs/1?full_content=true"
-    airflow.answers[key] = {"content": [{"event": "RMSE 1.2"}, "plain"]}
-    assert api.log("retrain", "one", "gate") == "RMSE 1.2\nplain"
+    error = {"exc_type": "Refused", "exc_value": "RMSE 1.2"}
+    airflow.answers[key] = {
+        "content": [
+            "plain",
+            {"event": "Skipping task.", "reason": "no event has come"},
+            {"event": "Task failed", "error_detail": [error]},
+        ]
+    }
+    assert api.log("retrain", "one", "gate").splitlines() == [
+        "plain",
+        "Skipping task. no event has come",
+        "Task failed Refused: RMSE 1.2",
+    ]
 
 
 def test_a_refusal_carries_what_airflow_said(api):
