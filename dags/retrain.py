@@ -2,8 +2,8 @@
 
 A new version starts the DAG **release** by itself.
 
-Runs every `MARQUEE_RETRAIN_EVERY_DAYS` days (2 unless changed) at 03:00 UTC, and whenever you trigger it.
-One run at a time; a run that was missed while Airflow was down is made up for once.
+Runs every `MARQUEE_RETRAIN_EVERY_DAYS` days (2 unless changed; 0: never by itself) at 03:00 UTC, and
+whenever you trigger it. One run at a time; one that was missed while Airflow was down is made up for once.
 
 | Task | What it does |
 |---|---|

@@ -348,7 +348,7 @@ def up() -> None:
     config = read()
     bring_up(config)
     password = airflow.admin_password(config.var_dir / "airflow")
-    print(f"Airflow UI  {airflow.base_url(config)}  login: {airflow.USER}  password: {password}")
+    print(f"Airflow UI  {config.airflow_url}  login: {airflow.USER}  password: {password}")
     print(f"recommend   {config.recommend_url}/<user>")
     print(f"Prometheus  {config.prometheus}")
 

@@ -205,6 +205,12 @@ class Settings(BaseSettings):
         return self.prometheus_url or f"http://127.0.0.1:{self.prometheus_port}"
 
     @property
+    def airflow_url(self) -> str:
+        """Address of Airflow's UI and API as seen from this machine."""
+        host = "127.0.0.1" if self.bind in {"0.0.0.0", "::"} else self.bind
+        return f"http://{host}:{self.airflow_port}"
+
+    @property
     def recommend_url(self) -> str:
         """Address viewers ask, without the user id."""
         return f"http://{self.bind}:{self.nginx_port}/recommend"

@@ -82,6 +82,9 @@ class FakeRegistry:
     def annotate(self, version: int, text: str) -> None:
         self.notes[version] = text
 
+    def push(self) -> str:
+        return ""
+
 
 @dataclass
 class FakePrometheus:

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from pipelines.local.airflow_api import FINISHED as FINISHED
-from pipelines.local.airflow_api import AirflowApi as AirflowApi
 from pipelines.settings import PROJECT_DIR, Settings
 
 USER = "admin"
@@ -54,12 +52,6 @@ def airflow_environment(config: Settings, home: Path) -> dict[str, str]:
         **_section("workers", _WORKERS),
         **_section("logging", {**_LOGGING, "base_log_folder": str(home / "logs")}),
     }
-
-
-def base_url(config: Settings) -> str:
-    """Return the address of UI and API as seen from this machine."""
-    host = "127.0.0.1" if config.bind in {"0.0.0.0", "::"} else config.bind
-    return f"http://{host}:{config.airflow_port}"
 
 
 def admin_password(home: Path) -> str:
@@ -104,7 +96,7 @@ def _core(config: Settings, home: Path) -> dict[str, str]:
     return {
         "fernet_key": _drawn_once(home / "fernet.secret", _draw_fernet_key),
         "simple_auth_manager_passwords_file": str(home / "passwords.json"),
-        "execution_api_server_url": f"{base_url(config)}/execution/",
+        "execution_api_server_url": f"{config.airflow_url}/execution/",
     }
 
 
@@ -112,7 +104,7 @@ def _api(config: Settings, home: Path) -> dict[str, str]:
     return {
         "host": config.bind,
         "port": str(config.airflow_port),
-        "base_url": base_url(config),
+        "base_url": config.airflow_url,
         "secret_key": _drawn_once(home / "session.secret", _draw_secret),
     }
 

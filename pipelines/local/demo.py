@@ -24,7 +24,7 @@ from pipelines import retrain
 from pipelines.alerts import Alert
 from pipelines.errors import StackError
 from pipelines.local import airflow, broker, catchers
-from pipelines.local.airflow import FINISHED, AirflowApi
+from pipelines.local.airflow_api import FINISHED, AirflowApi
 from pipelines.local.audience.history import history
 from pipelines.local.show import Show, View
 from pipelines.local.stack import TOOLS_DIR, Stack, answers, wait_for
@@ -160,7 +160,7 @@ class _Demo:
         password = airflow.admin_password(config.var_dir / "airflow")
         python = _relative(Path(sys.executable))
         self.console.print(
-            f"\n  Airflow UI  {airflow.base_url(config)}  login: {airflow.USER}  password: {password}\n"
+            f"\n  Airflow UI  {config.airflow_url}  login: {airflow.USER}  password: {password}\n"
             f"  recommend   curl {config.recommend_url}/42\n"
             f"  Prometheus  {config.prometheus}\n"
             f"  status      MARQUEE_VAR_DIR={_relative(config.var_dir)} {python} -m pipelines status\n",
@@ -207,7 +207,7 @@ class _Demo:
 
     def _api(self) -> AirflowApi:
         password = airflow.admin_password(self.config.var_dir / "airflow")
-        return AirflowApi(airflow.base_url(self.config), airflow.USER, password)
+        return AirflowApi(self.config.airflow_url, airflow.USER, password)
 
     def _follow(self, here: World, api: AirflowApi) -> Release | None:
         """Trigger a training and show what Airflow does until all is over; returns the release, if any."""

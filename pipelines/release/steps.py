@@ -227,6 +227,8 @@ def _end(world: World, release: Release, state: State, alert: Alert, announce: A
     """Tell people and the registry, then close the row: killed in between, it is told again, never lost."""
     note = "promoted" if state is State.PROMOTED else f"aborted: {release.reason}"
     world.registry.annotate(release.version, note)
+    if trouble := world.registry.push():
+        log.warning("the note on version %d stays on this machine for now: %s", release.version, trouble)
     announce(alert)
     world.ledger.move(release.release_id, state)
     log.info("release %d of version %d: %s", release.release_id, release.version, note)

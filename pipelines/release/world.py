@@ -1,5 +1,7 @@
 """From settings to the world a release touches: the one place that says which parts this machine has."""
 
+from functools import cache
+
 from pipelines.model.registry import Registry
 from pipelines.records.database import connect, migrate
 from pipelines.release.fleet.local import LocalFleet
@@ -29,8 +31,12 @@ def registry(config: Settings) -> Registry:
 
 
 def prepare_records(config: Settings) -> None:
-    """Bring the tables of the records database up to date; nothing happens when they are."""
-    migrate(config.records)
+    """Bring the tables of the records database up to date, once in the life of a process."""
+    _migrate_once(config.records)
+
+
+# A watch asks for its world thousands of times.
+_migrate_once = cache(migrate)
 
 
 def ledger(config: Settings) -> Ledger:
@@ -48,5 +54,5 @@ def world(config: Settings) -> World:
         registry=registry(config),
         prometheus=Prometheus(config.prometheus),
         models_dir=config.models_dir,
-        look_here=f"http://{config.bind}:{config.airflow_port}/dags/release, or `python -m pipelines status`",
+        look_here=f"{config.airflow_url}/dags/release, or `python -m pipelines status`",
     )

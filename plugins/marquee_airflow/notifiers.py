@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from pipelines.alerts import Alert
 from pipelines.settings import Settings, settings
@@ -67,11 +68,13 @@ def _smtp(config: Settings) -> dict[str, object]:
 
 
 def _to_slack(alert: Alert, config: Settings) -> None:
-    from airflow.providers.slack.hooks.slack_webhook import SlackWebhookHook
+    from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier
 
     # Slack reads <, > and & as markup: `<!channel>` in a movie id would wake everybody.
     text = html.escape(alert.text, quote=False)
-    SlackWebhookHook(slack_webhook_conn_id=SLACK, timeout=_TIMEOUT_S).send(text=text)
+    # `notify`, for a call of the notifier would render the text as a template, and alerts quote data.
+    notifier: Any = SlackWebhookNotifier(slack_webhook_conn_id=SLACK, text=text, timeout=_TIMEOUT_S)
+    notifier.notify({})
 
 
 def _to_mail(alert: Alert, config: Settings) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pipelines.local import catchers
-from pipelines.local.airflow import PROGRAMS, USER, admin_password, airflow_environment, base_url
+from pipelines.local.airflow import PROGRAMS, USER, admin_password, airflow_environment
 from pipelines.local.airflow_api import AirflowApi
 from pipelines.settings import PROJECT_DIR, Settings, read
 from tests.ports import free_ports
@@ -85,7 +85,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         stack.enter_context(catching(catchers.run_slack, slack_port, folder / "slack"))
         environment = os.environ | of_the_steps(folder, smtp_port, slack_port) | airflow(config, folder)
         stack.enter_context(running(environment, folder))
-        api = AirflowApi(base_url(config), USER, admin_password(folder / "airflow"))
+        api = AirflowApi(config.airflow_url, USER, admin_password(folder / "airflow"))
         stack.callback(api.close)
         api.wait_healthy(START_S, dag_ids=["retrain", "release", "rollback"])
         yield Stage(api, folder)

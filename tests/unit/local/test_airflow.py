@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local.airflow import PROGRAMS, USER, admin_password, airflow_environment, base_url
+from pipelines.local.airflow import PROGRAMS, USER, admin_password, airflow_environment
 from pipelines.settings import PROJECT_DIR, Settings, read
 
 
@@ -39,7 +39,7 @@ def test_tasks_find_the_api_where_it_listens(config, home):
 
 @pytest.mark.parametrize("bind", ["0.0.0.0", "::"])
 def test_an_address_that_means_all_is_not_one_to_call(bind):
-    assert base_url(read(_env_file=None, bind=bind, airflow_port=8123)) == "http://127.0.0.1:8123"
+    assert read(_env_file=None, bind=bind, airflow_port=8123).airflow_url == "http://127.0.0.1:8123"
 
 
 def test_the_programs_are_found_first_in_the_environment_of_this_python(config, home):
