@@ -129,18 +129,16 @@ def gate(config: Settings, *, run_id: str, announce: Announce) -> str:
 def version(config: Settings, *, run_id: str, announce: Announce) -> int:
     """Put data and model of the run into the registry as one version; returns its number."""
     from pipelines.model.artifact import read_meta
-    from pipelines.records.database import connect
     from pipelines.records.provenance import record_version
     from pipelines.release import world
 
     model_dir = run_dir(config, run_id) / "model"
     meta = read_meta(model_dir)
-    world.prepare_records(config)
     committed = world.registry(config).commit(model_dir, config.batches_dir, meta["metrics"])
     if committed.push_error:
         announce(alerts.registry_not_pushed(committed.number, committed.push_error))
     record_version(
-        connect(config.records),
+        world.records(config),
         version_number=committed.number,
         data_creation=datetime.fromisoformat(meta["data_creation"]),
         trained_on=datetime.fromisoformat(meta["trained_on"]),

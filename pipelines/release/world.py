@@ -2,6 +2,8 @@
 
 from functools import cache
 
+from sqlalchemy import Engine
+
 from pipelines.model.registry import Registry
 from pipelines.records.database import connect, migrate
 from pipelines.release.fleet.local import LocalFleet
@@ -30,19 +32,14 @@ def registry(config: Settings) -> Registry:
     )
 
 
-def prepare_records(config: Settings) -> None:
-    """Bring the tables of the records database up to date, once in the life of a process."""
-    _migrate_once(config.records)
-
-
-# A watch asks for its world thousands of times.
-_migrate_once = cache(migrate)
+def records(config: Settings) -> Engine:
+    """Return the records database with its tables up to date; one engine for a process."""
+    return _records(config.records)
 
 
 def ledger(config: Settings) -> Ledger:
     """Return the ledger."""
-    prepare_records(config)
-    return Ledger(connect(config.records))
+    return Ledger(records(config))
 
 
 def world(config: Settings) -> World:
@@ -56,3 +53,10 @@ def world(config: Settings) -> World:
         models_dir=config.models_dir,
         look_here=f"{config.airflow_url}/dags/release, or `python -m pipelines status`",
     )
+
+
+# A watch asks for its world thousands of times.
+@cache
+def _records(url: str) -> Engine:
+    migrate(url)
+    return connect(url)

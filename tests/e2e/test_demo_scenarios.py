@@ -71,10 +71,16 @@ def surroundings(folder: Path) -> tuple[dict[str, str], dict[str, int]]:
     return env | {"MARQUEE_VAR_DIR": str(folder)}, ports
 
 
+DEMO = ("make", "--no-print-directory", "demo")
+
+
 def play(scenario: str, folder: Path) -> Played:
-    env, ports = surroundings(folder)
+    return play_in(*surroundings(folder), scenario, folder)
+
+
+def play_in(env: dict[str, str], ports: dict[str, int], scenario: str, folder: Path) -> Played:
     done = subprocess.run(
-        ["make", "--no-print-directory", "demo", "ONCE=1", f"SCENARIO={scenario}"],
+        [*DEMO, "ONCE=1", f"SCENARIO={scenario}"],
         cwd=PROJECT_DIR,
         env=env,
         stdout=subprocess.PIPE,
@@ -85,6 +91,17 @@ def play(scenario: str, folder: Path) -> Played:
     )
     print(done.stdout)
     return Played(done.returncode, done.stdout, folder / "demo", ports)
+
+
+def begin(env: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
+    """Start the demo as a person would and return when its programs are starting."""
+    demo = subprocess.Popen(DEMO, cwd=PROJECT_DIR, env=env, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "demo" / "supervisor" / "supervisord.pid").exists():
+        assert time.monotonic() < deadline
+        assert demo.poll() is None
+        time.sleep(0.5)
+    return demo
 
 
 @pytest.mark.timeout(STORY_S)
@@ -125,8 +142,12 @@ def test_slow_candidate_is_taken_away_and_stable_keeps_serving(tmp_path):
 
 
 @pytest.mark.timeout(STORY_S)
-def test_model_with_a_bad_rmse_is_refused_and_nothing_is_released(tmp_path):
-    played = play("bad-rmse", tmp_path)
+def test_model_with_a_bad_rmse_is_refused_and_nothing_is_released_even_after_a_killed_demo(tmp_path):
+    env, ports = surroundings(tmp_path)
+    killed = begin(env, tmp_path)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    played = play_in(env, ports, "bad-rmse", tmp_path)
     assert played.returncode == 0, played.output[-3_000:]
     assert played.rows("select version, state from releases") == [(1, "promoted")]
     assert played.rows("select distinct version_number from reccom") == [(1,)]
@@ -152,20 +173,12 @@ def test_taken_port_is_named_before_anything_starts(tmp_path):
 
 
 @pytest.mark.timeout(STORY_S)
-def test_ctrl_c_stops_every_process_and_the_demo_runs_again(tmp_path):
-    env, _ = surroundings(tmp_path)
-    demo = subprocess.Popen(
-        ["make", "--no-print-directory", "demo"], cwd=PROJECT_DIR, env=env, start_new_session=True
-    )
-    socket_there = tmp_path / "demo" / "supervisor" / "supervisord.pid"
-    deadline = time.monotonic() + 120
-    while not socket_there.exists():
-        assert time.monotonic() < deadline
-        assert demo.poll() is None
-        time.sleep(0.5)
+def test_ctrl_c_stops_every_process(tmp_path):
+    env, ports = surroundings(tmp_path)
+    demo = begin(env, tmp_path)
     os.killpg(demo.pid, signal.SIGINT)
     demo.wait(120)
-    assert Played(0, "", tmp_path / "demo", {}).survivors() == []
+    assert Played(demo.returncode, "", tmp_path / "demo", ports).survivors() == []
 
 
 def _listening(port: int) -> socket.socket:

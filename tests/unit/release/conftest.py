@@ -19,8 +19,9 @@ def instrument():
 def world(tmp_path, instrument):
     url = f"sqlite:///{tmp_path / 'records.db'}"
     migrate(url)
-    return World(
-        ledger=Ledger(connect(url)),
+    engine = connect(url)
+    yield World(
+        ledger=Ledger(engine),
         fleet=FakeFleet(),
         router=FakeRouter(),
         registry=FakeRegistry(),
@@ -28,3 +29,4 @@ def world(tmp_path, instrument):
         models_dir=tmp_path / "models",
         look_here="the UI",
     )
+    engine.dispose()

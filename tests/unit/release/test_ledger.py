@@ -17,7 +17,9 @@ PLAN = Plan.of(read())
 def ledger(tmp_path):
     url = f"sqlite:///{tmp_path / 'records.db'}"
     migrate(url)
-    return Ledger(connect(url))
+    engine = connect(url)
+    yield Ledger(engine)
+    engine.dispose()
 
 
 def opened(ledger: Ledger, version: int = 2, previous: int | None = 1):
