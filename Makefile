@@ -22,7 +22,7 @@ $(VENV)/.installed: requirements.txt | $(UV)
 $(UV):
 	@echo "installing uv into var/tools"
 	@mkdir -p var/tools
-	@"$$(.ci/python)" -m venv var/tools/uv || { rm -rf var/tools/uv; .ci/apt python3-venv && "$$(.ci/python)" -m venv var/tools/uv; }
+	@"$$(.ci/python)" -m venv var/tools/uv >/dev/null 2>&1 || { rm -rf var/tools/uv; .ci/apt python3-venv && "$$(.ci/python)" -m venv var/tools/uv; }
 	@var/tools/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 
 check: install ## Lint, format check, types, layers

@@ -335,7 +335,7 @@ def demo(
 
     if scenario not in SCENARIOS:
         raise typer.BadParameter(f"{scenario!r} is no scenario; there are {', '.join(SCENARIOS)}")
-    if not run(SCENARIOS[scenario], once=once, console=Console()):
+    if not run(SCENARIOS[scenario], once=once, console=Console(soft_wrap=True)):
         raise typer.Exit(Exit.FAILED)
 
 

@@ -41,6 +41,7 @@ _SEED = 1
 _VIEWERS_S = 30.0
 _READY_S = 180.0
 _STORY_S = 900.0
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _DAGS = ("retrain", "release", "rollback")
 
 
@@ -87,9 +88,9 @@ def run(scenario: Scenario, *, once: bool, console: Console) -> bool:
     console.print(
         f"[bold]Marquee on one machine[/bold] · scenario [bold]{scenario.name}[/bold]: {scenario.tells}"
     )
-    demo = _Demo(scenario, console)
     ended_well = False
-    with _terminated_like_ctrl_c():
+    with _interruptible():
+        demo = _Demo(scenario, console)
         try:
             ended_well = demo.play()
             console.print(f"[dim]the story took {time.monotonic() - started:.0f} s[/dim]")
@@ -100,6 +101,7 @@ def run(scenario: Scenario, *, once: bool, console: Console) -> bool:
         except KeyboardInterrupt:
             console.print("interrupted")
         finally:
+            _only_once()
             demo.stack.stop()
             console.print(f"every process is stopped; logs are in {_relative(demo.config.var_dir)}/logs")
     return ended_well
@@ -165,14 +167,13 @@ class _Demo:
             f"  Prometheus  {config.prometheus}\n"
             f"  status      MARQUEE_VAR_DIR={_relative(config.var_dir)} {python} -m pipelines status\n",
             highlight=False,
-            soft_wrap=True,
         )
 
     def _kafka_home(self) -> Path | None:
         if named := read().kafka_servers:
             self.console.print(f"  events go through the Kafka at {named}")
             return None
-        with self._step("Kafka is at hand"):
+        with self.console.status("looking for Kafka; the first time Maven fetches it"):
             found = broker.find_home(TOOLS_DIR)
         if isinstance(found, Path):
             return found
@@ -247,17 +248,13 @@ class _Demo:
         good = ended == self.scenario.ends
         mark = "[green]✓[/green]" if good else "[red]✗[/red]"
         reason = f": {release.reason}" if release else ""
-        self.console.print(
-            f"\n{mark} the candidate was [bold]{ended}[/bold]{reason}", highlight=False, soft_wrap=True
-        )
+        self.console.print(f"\n{mark} the candidate was [bold]{ended}[/bold]{reason}", highlight=False)
         mails = catchers.read_mails(self.config.var_dir / "mails")
         messages = catchers.read_slack(self.config.var_dir / "slack")
         self.console.print(f"  alerts that arrived: {len(mails)} e-mail(s), {len(messages)} Slack message(s)")
         for mail in mails:
             lines = (f"e-mail to {mail.to}: {mail.subject}", *mail.text.strip().splitlines()[1:])
-            self.console.print(
-                *(f"  │ {line}" for line in lines), sep="\n", style="dim", markup=False, soft_wrap=True
-            )
+            self.console.print(*(f"  │ {line}" for line in lines), sep="\n", style="dim", markup=False)
         return good and bool(mails) and bool(messages)
 
     def _say(self, alert: Alert) -> None:
@@ -271,7 +268,6 @@ class _Demo:
         self.console.print(
             f"  [green]✓[/green] {what} [dim]({time.monotonic() - started:.0f} s)[/dim]",
             highlight=False,
-            soft_wrap=True,
         )
 
 
@@ -295,14 +291,22 @@ def _relative(path: Path) -> str:
 
 
 @contextmanager
-def _terminated_like_ctrl_c() -> Iterator[None]:
-    """Make SIGTERM end the demo as Ctrl-C does: everything is stopped in order."""
+def _interruptible() -> Iterator[None]:
+    """Make SIGTERM end the demo as Ctrl-C does, also where a shell in the background had Ctrl-C ignored."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        _only_once()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in _INTERRUPTS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _only_once() -> None:
+    """From now on nothing interrupts: everything is stopped in order, however impatient somebody is."""
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
