@@ -42,6 +42,12 @@ _VIEWERS_S = 30.0
 _READY_S = 180.0
 _STORY_S = 900.0
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+_TASKS = (
+    *("collect", "validate", "train", "gate", "version"),
+    *("open_release", "preflight", "start_canary", "watch_canary", "decide", "ask", "promote", "abort"),
+    "step_failed",
+)
+"""The order in which they are shown."""
 _DAGS = ("retrain", "release", "rollback")
 
 
@@ -99,7 +105,7 @@ def run(scenario: Scenario, *, once: bool, console: Console) -> bool:
                 console.print("everything stays up until Ctrl-C …")
                 signal.pause()
         except KeyboardInterrupt:
-            console.print("interrupted")
+            console.print("\nstopping every process …")
         finally:
             _only_once()
             demo.stack.stop()
@@ -234,7 +240,7 @@ class _Demo:
         return all(state in FINISHED for state in states.values())
 
     def _view(self, here: World, api: AirflowApi, runs: dict[str, str]) -> View:
-        tasks = {dag: api.task_states(dag, run) for dag, run in runs.items()}
+        tasks = {dag: _in_order(api.task_states(dag, run)) for dag, run in runs.items()}
         release = _candidate(here)
         if release is None:
             return View(tasks)
@@ -275,6 +281,10 @@ def _candidate(here: World) -> Release | None:
     """Return the release that came after the bootstrap, if any."""
     newest = here.ledger.latest(limit=1)
     return newest[0] if newest and newest[0].requested_by != "bootstrap" else None
+
+
+def _in_order(states: dict[str, str]) -> dict[str, str]:
+    return {task: states[task] for task in _TASKS if task in states}
 
 
 def _arms(here: World, release: Release) -> tuple[ArmFigures | None, ArmFigures | None]:

@@ -14,14 +14,16 @@ from rich.text import Text
 
 from pipelines.release.measure import ArmFigures
 
-_STYLES = {
-    "success": "green",
-    "running": "cyan",
-    "deferred": "cyan",
-    "failed": "red",
-    "upstream_failed": "red",
-    "skipped": "dim",
+_LOOKS = {
+    "success": ("✓", "green"),
+    "running": ("▶", "cyan"),
+    "deferred": ("◷", "cyan"),
+    "up_for_retry": ("↻", "yellow"),
+    "failed": ("✗", "red"),
+    "upstream_failed": ("✗", "red"),
+    "skipped": ("-", "dim"),
 }
+"""Mark and colour of a task's state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,8 @@ def as_table(view: View) -> Table:
     for dag, tasks in view.tasks.items():
         line = Text()
         for task, state in tasks.items():
-            line.append(f"{task} ", style=_STYLES.get(state, "dim"))
-            line.append(f"{state}  " if state in ("running", "deferred", "failed") else " ", style="dim")
+            mark, style = _LOOKS.get(state, ("·", "dim"))
+            line.append(f"{mark} {task}  ", style=style)
         table.add_row(Text(dag, style="bold"), line)
     if view.split:
         table.add_row("split", view.split)

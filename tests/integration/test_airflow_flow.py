@@ -6,6 +6,7 @@ which steps were called with what (``airflow_standin/``).
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Page, sync_playwright
 
 from pipelines.local import catchers
 from pipelines.local.airflow import PROGRAMS, USER, admin_password, airflow_environment
@@ -49,6 +51,7 @@ class Stage:
 
     api: AirflowApi
     folder: Path
+    url: str
 
     def play(self, **changes: Any) -> None:
         """Set the script: all goes well but for ``changes``; forgets what was called and announced."""
@@ -88,7 +91,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         api = AirflowApi(config.airflow_url, USER, admin_password(folder / "airflow"))
         stack.callback(api.close)
         api.wait_healthy(START_S, dag_ids=["retrain", "release", "rollback"])
-        yield Stage(api, folder)
+        yield Stage(api, folder, config.airflow_url)
 
 
 def airflow(config: Settings, folder: Path) -> dict[str, str]:
@@ -290,3 +293,41 @@ def wait_for_release(stage: Stage, before: str | None) -> str:
             return run
         threading.Event().wait(0.3)
     raise AssertionError("no release was started")
+
+
+def test_a_person_releases_a_version_by_hand_in_the_browser(stage: Stage) -> None:
+    stage.play()
+    url = stage.url
+    with browser() as page:
+        page.goto(f"{url}/auth/login")
+        page.fill("input[name=username]", USER)
+        page.fill("input[name=password]", admin_password(stage.folder / "airflow"))
+        page.click("button[type=submit]")
+        page.wait_for_url(f"{url}/")
+        page.goto(f"{url}/dags/release")
+        page.get_by_role("button", name="Trigger").first.click()
+        form = page.get_by_role("dialog")
+        form.get_by_text("Version to release; empty: the newest").wait_for()
+        form.locator("input[type=number], input[inputmode=decimal]").first.fill("7")
+        before = stage.api.latest_run("release")
+        form.get_by_role("button", name="Trigger").click()
+        form.wait_for(state="hidden")
+    run = stage.api.latest_run("release")
+    assert run != before
+    assert stage.api.wait_run("release", run, RUN_S) == "success"
+    assert stage.calls("open_release")[0]["version"] == 7
+
+
+@contextmanager
+def browser() -> Iterator[Page]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no browser on this machine: apt-get install chromium")
+    quiet = ["background-networking", "component-update", "sync", "quic", "gpu"]
+    options = ["--no-sandbox", "--no-first-run", *(f"--disable-{what}" for what in quiet)]
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=options)
+        try:
+            yield started.new_page()
+        finally:
+            started.close()

@@ -51,5 +51,6 @@ def test_terminal_gets_one_table():
     console = Console(file=io.StringIO(), width=200, record=True)
     console.print(as_table(VIEW))
     text = console.export_text()
-    for words in ("retrain", "train running", "split", "canary", "stable", "verdict", "30 s to go"):
+    shown = ("retrain", "✓ collect", "▶ train", "· gate", "canary", "stable", "verdict", "30 s to go")
+    for words in shown:
         assert words in text
