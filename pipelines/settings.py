@@ -5,6 +5,7 @@ Every field is an environment variable with the prefix ``MARQUEE_``: ``max_rmse`
 """
 
 import json
+import os
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipelines.errors import SettingsError
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
+_DOTENV = "MARQUEE_DOTENV"
 EXAMPLE_HEAD = """\
 # Every setting of Marquee with its default. Written by `make .env.example` (python -m pipelines settings).
 # Copy to .env and change what you need; the environment wins over .env.
@@ -217,9 +219,12 @@ class Settings(BaseSettings):
 
 
 def environment(config: Settings) -> dict[str, str]:
-    """Return ``config`` as environment variables, secrets in clear: for child processes, never for a file."""
-    values = {name: getattr(config, name) for name in Settings.model_fields}
-    return {f"MARQUEE_{name.upper()}": _as_text(value) for name, value in values.items() if value is not None}
+    """Return ``config`` as environment variables, secrets in clear: for child processes, never for a file.
+
+    A child reads exactly this: what is empty here is not filled in from ``.env``.
+    """
+    values = {name: _as_text(getattr(config, name)) for name in Settings.model_fields}
+    return {_DOTENV: "off"} | {f"MARQUEE_{name.upper()}": value for name, value in values.items()}
 
 
 def read(**overrides: Any) -> Settings:
@@ -228,6 +233,8 @@ def read(**overrides: Any) -> Settings:
     Raises:
         SettingsError: naming every setting that is wrong, its value and what is allowed.
     """
+    if os.environ.get(_DOTENV) == "off":
+        overrides = {"_env_file": None, **overrides}
     try:
         return Settings(**overrides)
     except ValidationError as error:
@@ -257,11 +264,12 @@ def example() -> str:
 def _example_of(name: str) -> str:
     field = Settings.model_fields[name]
     limits = f" ({allowed(name)})" if allowed(name) else ""
-    default = "" if field.default is None else _as_text(field.default)
-    return f"# {field.description}{limits}\nMARQUEE_{name.upper()}={default}\n"
+    return f"# {field.description}{limits}\nMARQUEE_{name.upper()}={_as_text(field.default)}\n"
 
 
 def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     return json.dumps(value) if isinstance(value, tuple) else str(value)

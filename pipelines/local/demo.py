@@ -117,7 +117,7 @@ def config_of(scenario: Scenario, *, kafka: bool) -> Settings:
     """Return the user's own settings with the demo's folder, short window, local catchers and scenario."""
     base = read()
     var_dir = base.var_dir / "demo"
-    from_file = {"event_source": EventSource.FILE, "event_file": var_dir / "events.log"}
+    source = EventSource.KAFKA if kafka else EventSource.FILE
     return read(
         var_dir=var_dir,
         canary_window_s=WINDOW_S,
@@ -126,7 +126,16 @@ def config_of(scenario: Scenario, *, kafka: bool) -> Settings:
         smtp_port=base.smtp_catcher_port,
         smtp_tls=False,
         retrain_every_days=0,
-        **({} if kafka else from_file),
+        # Whatever the settings name for real work stays untouched by what is played here.
+        kafka_topic=f"{base.kafka_topic}-demo",
+        kafka_partitions=(),
+        event_source=source,
+        event_file=var_dir / "events.log",
+        records_url="",
+        registry_dir=None,
+        registry_git_remote="",
+        registry_dvc_remote="",
+        prometheus_url="",
         **scenario.settings,
     )
 

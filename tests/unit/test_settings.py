@@ -9,6 +9,7 @@ from pipelines.settings import PROJECT_DIR, Settings, environment, example, read
 def nothing_set(monkeypatch, tmp_path):
     for name in Settings.model_fields:
         monkeypatch.delenv(f"MARQUEE_{name.upper()}", raising=False)
+    monkeypatch.delenv("MARQUEE_DOTENV", raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -73,6 +74,18 @@ def test_child_process_reads_the_same_settings(monkeypatch):
     for name, value in environment(config).items():
         monkeypatch.setenv(name, value)
     assert read() == config
+
+
+def test_what_is_empty_for_a_child_is_not_filled_in_from_dot_env(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text(
+        "MARQUEE_REGISTRY_GIT_REMOTE=git.example:models\nMARQUEE_REGISTRY_DIR=/srv\n"
+    )
+    monkeypatch.setenv("MARQUEE_RECORDS_URL", "mysql+pymysql://db.example/records")
+    config = read(registry_git_remote="", registry_dir=None, records_url="")
+    for name, value in environment(config).items():
+        monkeypatch.setenv(name, value)
+    assert read() == config
+    assert (read().registry_git_remote, read().registry_dir, read().records_url) == ("", None, "")
 
 
 def test_example_file_is_up_to_date_and_holds_the_defaults(monkeypatch):
