@@ -1,5 +1,6 @@
 """The text of every alert, in one place: what was observed, the limit, where to look, what to do."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -16,6 +17,10 @@ class Alert:
     def text(self) -> str:
         """Title and body together, for Slack and logs."""
         return f"{self.title}\n{self.body}"
+
+
+Announce = Callable[[Alert], None]
+"""Sends an alert; what cannot be delivered is its own business."""
 
 
 def data_refused(failed: list[str], report: str) -> Alert:

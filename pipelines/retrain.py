@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import alerts
-from pipelines.alerts import Alert
+from pipelines.alerts import Announce
 from pipelines.errors import NothingNew, Refused, SettingsError
 from pipelines.settings import PROJECT_DIR, EventSource, Settings
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Announce = Callable[[Alert], None]
 Progress = Callable[[int, int], None]
 SUITES_DIR = PROJECT_DIR / "expectations"
 STARS = (1.0, 5.0)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from pipelines.data.batches import Batch, list_batches, read_kind
 from pipelines.data.suites import KINDS, STREAM, Entry, Severity, Suite, load_suites
-from pipelines.errors import DataError
+from pipelines.errors import NothingNew
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports modules that Python will drop
@@ -102,10 +102,11 @@ def validate(
         now: what freshness is measured against; with a zone.
 
     Raises:
-        DataError: there is nothing new, a batch cannot be read, or a suite is malformed.
+        NothingNew: no batch was named.
+        DataError: a batch cannot be read, or a suite is malformed.
     """
     if not names:
-        raise DataError(
+        raise NothingNew(
             f"nothing new in {batches_dir}: no batch was named, wanted is at least one; "
             "collect first, and train nothing until something came"
         )

@@ -5,7 +5,6 @@ is missing and returns; done twice it changes nothing.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Literal
 from filelock import FileLock
 
 from pipelines import alerts
-from pipelines.alerts import Alert
+from pipelines.alerts import Alert, Announce
 from pipelines.errors import Refused, ReleaseError
 from pipelines.model.registry import Registry
 from pipelines.release.fleet import CANARY_REPLICA, STABLE_REPLICAS, Fleet
@@ -27,7 +26,6 @@ from pipelines.release.router import Router, Split
 
 log = logging.getLogger(__name__)
 
-Announce = Callable[[Alert], None]
 BY_HAND = "by hand"
 _LOCK_TIMEOUT_S = 600
 

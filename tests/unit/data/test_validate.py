@@ -13,7 +13,7 @@ from pipelines.data.batches import list_batches, read_kind
 from pipelines.data.collect import collect
 from pipelines.data.suites import KINDS, load_suites
 from pipelines.data.validate import Report, validate
-from pipelines.errors import DataError
+from pipelines.errors import DataError, NothingNew
 from pipelines.events.grammar import Rating, Request, Watch, parse
 from pipelines.events.sources import FileSource
 
@@ -292,7 +292,7 @@ def test_result_that_is_missing_has_failed(clean, monkeypatch):
 
 
 def test_nothing_new_is_an_error_and_no_success(tmp_path):
-    with pytest.raises(DataError, match="nothing new"):
+    with pytest.raises(NothingNew, match="nothing new"):
         validate(tmp_path, [], SUITES_DIR, tmp_path / "report.json", now=NOW)
     assert not (tmp_path / "report.json").exists()
 
