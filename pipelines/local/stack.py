@@ -5,6 +5,7 @@ supervisord runs everything; its configuration is the only list of what belongs 
 
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -114,6 +115,8 @@ class Stack:
                 with suppress(psutil.NoSuchProcess):
                     ask_them(process)
             _, orphans = psutil.wait_procs(orphans, timeout=_ORPHAN_S)
+        # They lie in memory, which nothing else gives back.
+        shutil.rmtree(LocalFleet(self.config, self.supervisor).counters_dir, ignore_errors=True)
 
     def is_up(self) -> bool:
         """Whether a supervisord of this run-time folder lives."""

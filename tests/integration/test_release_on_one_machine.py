@@ -219,6 +219,9 @@ def test_killed_supervisord_leaves_no_process_behind_after_stop(config, world, s
     first_version(world, alerts)
     os.kill(int(stack.supervisor.pid_path.read_text()), signal.SIGKILL)
     assert answers(f"{config.recommend_url}/1")
+    counters = LocalFleet(config, stack.supervisor).counters_dir
+    assert counters.exists()
     stack.stop()
     assert not answers(f"{config.recommend_url}/1")
+    assert not counters.exists()
     stack.check_ports()

@@ -71,7 +71,7 @@ class LocalFleet:
             "MARQUEE_SPOOL_DIR": config.spool_dir,
             "MARQUEE_BIND_ADDRESS": self.address(replica),
             "MARQUEE_REPLICA_WORKERS": config.replica_workers,
-            "PROMETHEUS_MULTIPROC_DIR": self._counters_dir() / replica,
+            "PROMETHEUS_MULTIPROC_DIR": self.counters_dir / replica,
             "PYTHONPATH": PROJECT_DIR,
             # One BLAS thread a worker: two cores are shared by everything.
             "OPENBLAS_NUM_THREADS": 1,
@@ -85,8 +85,9 @@ class LocalFleet:
             "stopasgroup": "false",
         }
 
-    def _counters_dir(self) -> Path:
-        """Return where workers keep their counters: in memory, for a full disk would kill them."""
+    @property
+    def counters_dir(self) -> Path:
+        """Where workers keep their counters: in memory, for a full disk would kill them."""
         memory = Path("/dev/shm")  # noqa: S108 - the name is this stack's own
         name = self._supervisor.socket_path.stem
         return memory / name if memory.is_dir() else self._config.var_dir / "counters"
