@@ -6,11 +6,13 @@ ones. Either arm covers for the other when it is down. Doing the same twice ends
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from string import Template
 from typing import Protocol
@@ -21,6 +23,8 @@ from pipelines.errors import RouterError
 from pipelines.settings import PROJECT_DIR
 
 TEMPLATE = PROJECT_DIR / "docker" / "nginx" / "nginx.conf.template"
+_KEEPS_IDLE = (1, 27, 4)
+"""First version of NGINX that can leave idle connections open when it reloads."""
 _TAKE_EFFECT_S = 10.0
 
 
@@ -51,8 +55,8 @@ def fingerprint(split: Split) -> str:
     return f"canary={split.canary or 'none'} percent={split.canary_percent} stable={','.join(split.stable)}"
 
 
-def render(split: Split, *, listen: str, nginx_dir: Path) -> str:
-    """Return the NGINX configuration for ``split``, listening on ``listen`` (host:port).
+def render(split: Split, *, listen: str, nginx_dir: Path, version: tuple[int, ...] = (1, 27, 4)) -> str:
+    """Return the configuration of NGINX ``version`` for ``split``, listening on ``listen`` (host:port).
 
     Raises:
         RouterError: there is no stable replica, or a share without a canary.
@@ -75,6 +79,8 @@ def render(split: Split, *, listen: str, nginx_dir: Path) -> str:
         canary_servers="\n        ".join(canary_lines),
         canary_percent=split.canary_percent,
         fingerprint=fingerprint(split),
+        # Without it a reload closes idle connections at once, some under a request that is on its way.
+        keep_idle="keepalive_min_timeout 20s;" if version >= _KEEPS_IDLE else "",
     )
 
 
@@ -129,6 +135,14 @@ class LocalNginx:
         """The configuration in force."""
         return self._dir / "nginx.conf"
 
+    @cached_property
+    def _version(self) -> tuple[int, ...]:
+        said = subprocess.run(
+            [self._binary, "-v"], capture_output=True, text=True, timeout=30, check=False
+        ).stderr
+        found = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", said)
+        return tuple(int(part) for part in found.groups()) if found else ()
+
     def command(self) -> list[str]:
         """Return the command line that runs NGINX in the foreground."""
         return [*self._nginx(self.config_path), "-g", "daemon off;"]
@@ -145,7 +159,7 @@ class LocalNginx:
         """Put a tested configuration into place without telling a running NGINX."""
         (self._dir / "tmp").mkdir(parents=True, exist_ok=True)
         candidate = self._dir / "nginx.conf.new"
-        candidate.write_text(render(split, listen=self._listen, nginx_dir=self._dir))
+        candidate.write_text(render(split, listen=self._listen, nginx_dir=self._dir, version=self._version))
         self._run(candidate, "-t", "-q")
         candidate.replace(self.config_path)
 

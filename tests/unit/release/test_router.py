@@ -37,6 +37,12 @@ def test_promoted_canary_is_one_more_stable_server(tmp_path):
     assert f"{CANARY} max_fails=0 backup" not in text
 
 
+def test_an_older_nginx_is_not_given_what_it_does_not_know(tmp_path):
+    older = render(Split(STABLE), listen="127.0.0.1:8082", nginx_dir=tmp_path, version=(1, 22, 1))
+    assert "keepalive_min_timeout" not in older
+    assert "keepalive_min_timeout" in rendered(Split(STABLE), tmp_path)
+
+
 @pytest.mark.parametrize("split", [Split(()), Split(STABLE, None, 20)])
 def test_a_split_nobody_could_answer_is_refused(split, tmp_path):
     with pytest.raises(RouterError):
