@@ -87,6 +87,12 @@ class Settings(BaseSettings):
     """A model whose hold-out RMSE (rating stars) is not below this is refused."""
     max_rmse_worse: Annotated[float, Field(ge=0.0, le=10.0)] = 0.02
     """How much worse (rating stars) than the serving model on the same hold-out is still accepted."""
+    max_ranking_worse: Share = 0.01
+    """How far nDCG@10 or recall@20 may lie below popularity's or the serving model's."""
+    min_ranked_users: Annotated[int, Field(ge=1)] = 30
+    """Fewest users whose lists can be scored on which the gate judges the ranking."""
+    trending_half_life_days: Annotated[float, Field(gt=0.0, le=3_650.0)] = 2.0
+    """Age at which a rating or viewing counts half for what is popular of late."""
 
     # --- registry -----------------------------------------------------------------------------
     registry_dir: Path | None = None
@@ -115,6 +121,12 @@ class Settings(BaseSettings):
     """Address of Prometheus; empty: the local one."""
     ready_timeout_s: Seconds = 60.0
     """How long a replica may take to become ready."""
+
+    # --- receipts -----------------------------------------------------------------------------
+    receipts_keep_days: Annotated[int, Field(ge=1, le=3_650)] = 30
+    """Days that receipts stay in the database; older ones move to Parquet files, one a day."""
+    recents_days: Annotated[float, Field(gt=0.0, le=365.0)] = 7.0
+    """Days for which it is known to the replicas what a user has watched since the training."""
 
     # --- alerts -------------------------------------------------------------------------------
     slack_webhook_url: SecretStr = SecretStr("")
@@ -153,6 +165,8 @@ class Settings(BaseSettings):
     """Gunicorn workers of each replica."""
     local_canary_app: str = "serving.wsgi:create_app_from_env()"
     """What gunicorn runs as the local canary; the demo's slow scenario names another."""
+    receipts_port: Port = 8094
+    """Receipts of single answers as a page and as JSON; on this machine only."""
     airflow_port: Port = 8080
     """Airflow UI and API."""
     prometheus_port: Port = 9090
@@ -195,6 +209,16 @@ class Settings(BaseSettings):
     def models_dir(self) -> Path:
         """Folder of the artifacts that replicas may serve, one sub-folder ``vN`` per version."""
         return self.var_dir / "models"
+
+    @property
+    def receipts_dir(self) -> Path:
+        """Folder of the receipts that have left the database, one Parquet file a day."""
+        return self.var_dir / "receipts"
+
+    @property
+    def recents_dir(self) -> Path:
+        """Folder of what each user has watched since the training."""
+        return self.var_dir / "recents"
 
     @property
     def spool_dir(self) -> Path:
