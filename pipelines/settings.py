@@ -77,8 +77,6 @@ class Settings(BaseSettings):
     """Latent factors of the rating predictor (scikit-surprise SVD)."""
     svd_epochs: Annotated[int, Field(ge=1, le=500)] = 20
     """Passes over the ratings when the rating predictor is fitted."""
-    ranker_rank: Annotated[int, Field(ge=1, le=1_000)] = 20
-    """Latent factors of the ranker (truncated SVD over the interactions)."""
     holdout_share: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.1
     """Share of the newest ratings that the gate holds out."""
     min_holdout: Annotated[int, Field(ge=1)] = 50
@@ -91,7 +89,7 @@ class Settings(BaseSettings):
     """How far nDCG@10 or recall@20 may lie below popularity's or the serving model's."""
     min_ranked_users: Annotated[int, Field(ge=1)] = 30
     """Fewest users whose lists can be scored on which the gate judges the ranking."""
-    trending_half_life_days: Annotated[float, Field(gt=0.0, le=3_650.0)] = 2.0
+    trending_half_life_days: Annotated[float, Field(gt=0.0, le=3_650.0)] = 7.0
     """Age at which a rating or viewing counts half for what is popular of late."""
 
     # --- registry -----------------------------------------------------------------------------

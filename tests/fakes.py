@@ -1,5 +1,7 @@
 """Small stand-ins that share the real interfaces; nothing outside tests imports them."""
 
+from collections.abc import Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +10,8 @@ import httpx
 import numpy as np
 
 from pipelines.errors import FleetError
-from pipelines.model.artifact import Arrays, Recommendation, id_table, save
+from pipelines.model.artifact import Arrays, Recommendation, save
+from pipelines.model.ids import id_table
 from pipelines.release.fleet import Running
 from pipelines.release.router import Split, fingerprint
 
@@ -119,18 +122,23 @@ class ToyModel:
 
     def __init__(self) -> None:
         self.meta = {"version": self.version, "rmse": 0.875}
-        self.popular = [f"popular+{rank:02}+1999" for rank in range(self.n_movies)]
         self.personal = [f"personal+{rank:02}+2001" for rank in range(self.n_movies)]
+        self.lately = [f"lately+{rank:02}+2024" for rank in range(self.n_movies)]
+        self.ever = [f"ever+{rank:02}+1999" for rank in range(self.n_movies)]
         self.healthy = True
 
-    def recommend(self, user_id: str, k: int = 20) -> Recommendation:
+    def recommend(self, user_id: str, k: int = 20, watched: Sequence[str] = ()) -> Recommendation:
         if user_id == "666" or not self.healthy:
             raise FloatingPointError("no taste at all")
         if user_id == "full":
             return Recommendation([], "personal")
-        if user_id == "1":
-            return Recommendation(self.personal[:k], "personal")
-        return Recommendation(self.popular[:k], "popular")
+        if user_id == "1" or watched:
+            unseen = [movie for movie in self.personal if movie not in watched]
+            return Recommendation(unseen[:k], "personal" if user_id == "1" else "folded-in")
+        return Recommendation(self.lately[:k], "trending")
+
+    def popular(self, user_id: str, k: int = 20) -> Recommendation:
+        return Recommendation(self.ever[:k], "popular")
 
 
 def tiny_artifact(folder: Path, *, version: int | None = 7) -> Path:
@@ -144,11 +152,16 @@ def tiny_artifact(folder: Path, *, version: int | None = 7) -> Path:
     arrays = Arrays(
         user_ids=user_ids,
         user_order=user_order,
+        user_lists=np.array([[*range(2, 40, 2), 1], [*range(3, 40, 2), 0]], dtype=np.int32),
         movie_ids=movie_ids,
         movie_order=movie_order,
+        trending=np.arange(40, dtype=np.int32),
         seen_indptr=np.array([0, 1, 2], dtype=np.int64),
         seen_indices=np.array([0, 1], dtype=np.int32),
-        ranker_movies=np.tile(np.eye(2, dtype=np.float32), 20),
+        seen_weights=np.ones(2, dtype=np.float32),
+        neighbour_indptr=np.array([0, 19, *[38] * 40], dtype=np.int64),
+        neighbour_indices=np.array([*range(2, 40, 2), *range(3, 40, 2)], dtype=np.int32),
+        neighbour_weights=np.full(38, 0.5, dtype=np.float32),
         svd_user_bias=np.zeros(2, dtype=np.float32),
         svd_user_factors=np.zeros((2, 2), dtype=np.float32),
         svd_movie_bias=np.zeros(40, dtype=np.float32),

@@ -1,15 +1,21 @@
 """A model on disk: a folder of memory-mapped arrays and ``model.json``. Needs numpy, nothing else.
 
 Rows of the arrays are the inner ids. Users who rated come first, so that the factors of the rating
-predictor cover rows ``0 .. n_raters - 1`` only. Movies are in order of popularity: a movie's row *is* its
-popularity rank, and the lower row wins every tie.
+predictor cover rows ``0 .. n_raters - 1`` only. Movies are in order of all-time popularity: a movie's row
+*is* its popularity rank, and the lower row wins every tie.
+
+A list is ranked by what the movies that a user rated or watched say about the others: each of them is a row
+of the neighbours, counted by the weight of the evidence. One more row, "everybody", stands for what is
+popular of late. All these numbers lie on grids so coarse that every sum of them is exact in a double:
+however the sum is formed, here for one user or in ``lists`` for a million, on this machine or another, the
+list is the same.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,14 +24,27 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import ModelError
+from pipelines.model.ids import Bytes, IdTable, Rows
 
-FORMAT = 1
-MAX_ID_BYTES = 1_020
-"""Longest id as UTF-8: 255 characters of four bytes. Tables are as wide as their longest id."""
+FORMAT = 2
+LIST_LENGTH = 20
+"""Length of the lists that are laid out for every user."""
 
-Rows = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.bytes_]
+EVIDENCE_GRID = 2.0**-5
+"""Step of the evidence weights, which lie in (0, 1]."""
+NEIGHBOUR_GRID = 2.0**-16
+"""Step of what one movie says about another."""
+WATCHED_WEIGHT = 1.0
+"""Evidence of a movie watched since the training; for how many minutes is not known yet."""
+MAX_MOVIES = 2**20
+"""Most movies, so that score and row fit into one number."""
+
+PERSONAL, FOLDED_IN, TRENDING, POPULAR = "personal", "folded-in", "trending", "popular"
+
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Small = npt.NDArray[np.int32]
+SomeRows = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +55,27 @@ class Arrays:
     """(n_users,) UTF-8, fixed width."""
     user_order: Rows
     """(n_users,) rows that sort ``user_ids``."""
+    user_lists: Small
+    """(n_users, LIST_LENGTH) movie rows, best first; -1 from where the user has seen all there is. A row
+    that begins with -1 holds no personal list: nothing that user has seen says anything."""
     movie_ids: Bytes
     """(n_movies,) UTF-8, fixed width, most popular first."""
     movie_order: Rows
     """(n_movies,) rows that sort ``movie_ids``."""
+    trending: Small
+    """(at most n_movies,) movie rows, the most popular of late first."""
     seen_indptr: Rows
     """(n_users + 1,) where each user's part of ``seen_indices`` begins."""
-    seen_indices: npt.NDArray[np.int32]
+    seen_indices: Small
     """Movie rows that the users rated or watched, ascending for each user."""
-    ranker_movies: Floats
-    """(rank, n_movies) directions of taste; a movie's score is (sum of the columns seen) @ its column."""
+    seen_weights: Floats
+    """How strong the evidence of each is, multiples of EVIDENCE_GRID."""
+    neighbour_indptr: Rows
+    """(n_movies + 2,) where each movie's part of ``neighbour_indices`` begins; the last is everybody's."""
+    neighbour_indices: Small
+    """Movie rows that a movie says something about, ascending for each movie, never itself."""
+    neighbour_weights: Floats
+    """What it says, multiples of NEIGHBOUR_GRID."""
     svd_user_bias: Floats
     """(n_raters,) rating units."""
     svd_user_factors: Floats
@@ -62,35 +92,7 @@ class Recommendation:
 
     movie_ids: list[str]
     source: str
-    """``personal`` or ``popular``."""
-
-
-class IdTable:
-    """Raw ids (text) to rows and back, without an object per id."""
-
-    def __init__(self, ids: Bytes, order: Rows) -> None:
-        self._ids = ids
-        self._order = order
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def rows(self, texts: Sequence[str]) -> Rows:
-        """Return the row of each id, -1 for an id that is not here."""
-        # A key of the table's own width: numpy would copy the whole table to compare with a wider one.
-        keys = np.array([self._key(text) for text in texts], dtype=self._ids.dtype)
-        places = np.searchsorted(self._ids, keys, sorter=self._order)
-        rows = self._order[np.minimum(places, len(self) - 1)]
-        return np.where(self._ids[rows] == keys, rows, -1)
-
-    def texts(self, rows: npt.NDArray[np.integer[Any]]) -> list[str]:
-        """Return the id at each row."""
-        return [raw.decode() for raw in self._ids[rows].tolist()]
-
-    def _key(self, text: str) -> bytes:
-        raw = text.encode("utf-8", "surrogatepass")
-        # NUL pads the table, so "a\0" would be found as "a"; no stored id holds one, and none is empty.
-        return b"" if len(raw) > self._ids.dtype.itemsize or b"\0" in raw else raw
+    """``personal``, ``folded-in``, ``trending`` or ``popular``."""
 
 
 class Model:
@@ -127,33 +129,45 @@ class Model:
         return self._users.texts(np.array([row]))[0]
 
     def seen(self, user_id: str) -> set[str]:
-        """Return the movies this user rated or watched; none for a stranger."""
-        return set(self._movies.texts(self._seen(user_id)))
+        """Return the movies this user rated or watched before the training; none for a stranger."""
+        return set(self._movies.texts(self._seen(self._row(user_id))[0]))
 
-    def recommend(self, user_id: str, k: int = 20) -> Recommendation:
+    def recommend(self, user_id: str, k: int = LIST_LENGTH, watched: Sequence[str] = ()) -> Recommendation:
         """Return the best ``k`` movies this user has not seen, fewer when fewer remain.
 
-        Strangers, and users the ranker can say nothing about, get the popular movies.
+        ``watched``: movie ids the user has watched since the training, in any order; those the model does
+        not know say nothing. A user of the training with taste gets a ``personal`` list of both, a stranger
+        who has watched something a ``folded-in`` one, everybody else what is ``trending``, else ``popular``.
         """
-        seen = self._seen(user_id)
-        taste = self._arrays.ranker_movies[:, seen].sum(axis=1)
-        if not taste.any():
-            return self._popular(seen, k)
-        # Not ``@``: BLAS starts threads in every worker, and its last bits differ from machine to machine.
-        scores = np.einsum("fm,f->m", self._arrays.ranker_movies, taste)
-        scores[seen] = -np.inf
-        best = _best(scores, max(0, min(k, self.n_movies - len(seen))))
-        return Recommendation(self._movies.texts(best), "personal")
+        row = self._row(user_id)
+        fresh = self._known(watched) if watched else _NONE
+        if len(fresh) == 0 and k <= LIST_LENGTH:
+            if row >= 0 and (listed := self._arrays.user_lists[row])[0] >= 0:
+                return Recommendation(self._movies.texts(listed[listed >= 0][: max(0, k)]), PERSONAL)
+            return self._general(self._seen(row)[0], k)
+        rows, weights = self._seen(row)
+        rows, weights = _fold(rows, weights, fresh)
+        scores = self._scores(rows, weights)
+        best = _NONE if scores is None else best_rows(scores, k)
+        if len(best) == 0:
+            return self._general(rows, k)
+        source = FOLDED_IN if row < 0 else PERSONAL
+        return Recommendation(self._movies.texts(self._fill(best, rows, k)), source)
 
-    def popular(self, user_id: str, k: int = 20) -> Recommendation:
-        """Return the ``k`` most popular movies this user has not seen, fewer when fewer remain."""
-        return self._popular(self._seen(user_id), k)
+    def trending(self, user_id: str, k: int = LIST_LENGTH) -> Recommendation:
+        """Return the ``k`` movies most popular of late that this user has not seen."""
+        return self._general(self._seen(self._row(user_id))[0], k)
+
+    def popular(self, user_id: str, k: int = LIST_LENGTH) -> Recommendation:
+        """Return the ``k`` movies most popular of all time that this user has not seen."""
+        seen = self._seen(self._row(user_id))[0]
+        return Recommendation(self._movies.texts(self._fill(_NONE, seen, k, trending=False)), POPULAR)
 
     def predict(self, user_id: str, movie_id: str) -> float:
         """Return the rating this user would give, within the scale; see :meth:`predict_many`."""
         return float(self.predict_many([user_id], [movie_id])[0])
 
-    def predict_many(self, user_ids: Sequence[str], movie_ids: Sequence[str]) -> npt.NDArray[np.float64]:
+    def predict_many(self, user_ids: Sequence[str], movie_ids: Sequence[str]) -> Doubles:
         """Return a rating for each pair: mean + user bias + movie bias + factors, clipped to the scale.
 
         What is unknown counts as zero: an unknown user gets the movie's mean, an unknown pair the mean.
@@ -172,44 +186,82 @@ class Model:
         low, high = self.meta["scale"]
         return np.clip(ratings, low, high)
 
-    def _seen(self, user_id: str) -> npt.NDArray[np.int32]:
-        row = self._users.rows([user_id])[0]
-        if row < 0:
-            return self._arrays.seen_indices[:0]
-        return self._arrays.seen_indices[self._arrays.seen_indptr[row] : self._arrays.seen_indptr[row + 1]]
+    def _row(self, user_id: str) -> int:
+        return int(self._users.rows([user_id])[0])
 
-    def _popular(self, seen: npt.NDArray[np.int32], k: int) -> Recommendation:
-        candidates = np.arange(min(self.n_movies, max(0, k) + len(seen)))
-        unseen = np.setdiff1d(candidates, seen, assume_unique=True)[: max(0, k)]
-        return Recommendation(self._movies.texts(unseen), "popular")
+    def _known(self, movie_ids: Sequence[str]) -> Small:
+        rows = np.unique(self._movies.rows(movie_ids))
+        return rows[rows >= 0].astype(np.int32)
+
+    def _seen(self, row: int) -> tuple[Small, Floats]:
+        """Return movie rows, ascending, and weights of what the user in this row has seen; none for -1."""
+        arrays = self._arrays
+        part = slice(arrays.seen_indptr[row], arrays.seen_indptr[row + 1]) if row >= 0 else slice(0)
+        return arrays.seen_indices[part], arrays.seen_weights[part]
+
+    def _scores(self, rows: Small, weights: Floats) -> Doubles | None:
+        """Return the score of each movie, 0 or less for what was seen; None if that says nothing at all."""
+        arrays = self._arrays
+        begins, ends = arrays.neighbour_indptr[rows], arrays.neighbour_indptr[rows + 1]
+        if not (ends > begins).any():
+            return None
+        everybody = len(arrays.neighbour_indptr) - 2
+        parts = [*zip(begins, ends, weights, strict=True)]
+        parts.append((*arrays.neighbour_indptr[everybody : everybody + 2], np.float32(1)))
+        indices = np.concatenate([arrays.neighbour_indices[begin:end] for begin, end, _ in parts])
+        said = np.concatenate([arrays.neighbour_weights[begin:end] * weight for begin, end, weight in parts])
+        scores: Doubles = np.bincount(indices, said, minlength=self.n_movies).astype(np.float64, copy=False)
+        scores[rows] = 0.0
+        return scores
+
+    def _general(self, seen: Small, k: int) -> Recommendation:
+        rows = self._fill(_NONE, seen, k)
+        source = TRENDING if len(self._arrays.trending) else POPULAR
+        return Recommendation(self._movies.texts(rows), source)
+
+    def _fill(self, best: SomeRows, seen: Small, k: int, *, trending: bool = True) -> SomeRows:
+        """Return ``best`` and, after it, what is trending and then popular, up to ``k`` unseen rows."""
+        if len(best) >= k:
+            return best
+        wanted = max(0, k) + len(seen)
+        lately = self._arrays.trending[: wanted + len(best)] if trending else _NONE
+        ever = np.arange(min(self.n_movies, wanted + len(best) + len(lately)))
+        rows = np.concatenate([best, lately, ever])
+        _, first = np.unique(rows, return_index=True)
+        rows = rows[np.sort(first)]
+        return rows[~np.isin(rows, seen)][: max(0, k)]
 
 
-def _best(scores: Floats, k: int) -> Rows:
-    """Return the rows of the ``k`` highest scores, highest first; the lower row wins a tie."""
-    if k == 0:
-        return np.empty(0, dtype=np.int64)
-    limit = np.partition(scores, len(scores) - k)[len(scores) - k]
-    above = np.flatnonzero(scores > limit)
-    ties = np.flatnonzero(scores == limit)[: k - len(above)]
-    rows = np.concatenate([above, ties])
-    return rows[np.argsort(-scores[rows], kind="stable")]
+_NONE = np.empty(0, dtype=np.int32)
 
 
-def id_table(ids: Iterable[str]) -> tuple[Bytes, Rows]:
-    """Lay out ``ids`` (distinct, in row order) as the arrays ``*_ids`` and ``*_order``.
+def best_rows(scores: Doubles, k: int) -> Rows:
+    """Return the rows of the ``k`` highest scores above zero, best first; the lower row wins a tie."""
+    rows = np.flatnonzero(scores > 0)
+    keys = sort_keys(scores[rows], rows)
+    if len(keys) > k:
+        keys = np.partition(keys, len(keys) - k)[len(keys) - k :] if k > 0 else keys[:0]
+    return rows_of(np.sort(keys)[::-1])
 
-    Raises:
-        ModelError: an id is empty, too long or holds a NUL, which pads the table.
-    """
-    raw = [text.encode() for text in ids]
-    for one in raw:
-        if not one or b"\0" in one or len(one) > MAX_ID_BYTES:
-            raise ModelError(
-                f"the id {one[:40]!r} ({len(one)} bytes) cannot be stored: wanted 1 to {MAX_ID_BYTES} bytes "
-                "of UTF-8 without NUL; correct the ratings it comes from"
-            )
-    table: Bytes = np.array(raw, dtype=np.bytes_)
-    return table, np.argsort(table, kind="stable").astype(np.int64)
+
+def sort_keys(scores: Doubles, rows: SomeRows) -> Rows:
+    """Return one number for each score and row: the higher score is greater, then the lower row."""
+    steps = (scores * (1 / (EVIDENCE_GRID * NEIGHBOUR_GRID))).astype(np.int64)
+    return steps * MAX_MOVIES + (MAX_MOVIES - 1 - rows)
+
+
+def rows_of(keys: Rows) -> Rows:
+    """Return the rows that went into ``keys``."""
+    return MAX_MOVIES - 1 - keys % MAX_MOVIES
+
+
+def _fold(rows: Small, weights: Floats, fresh: Small) -> tuple[Small, Floats]:
+    """Return rows, ascending, and weights of what was seen before and since the training."""
+    new = fresh[~np.isin(fresh, rows)]
+    together = np.concatenate([rows, new])
+    counted = np.concatenate([weights, np.full(len(new), WATCHED_WEIGHT, dtype=np.float32)])
+    order = np.argsort(together)
+    return together[order], counted[order]
 
 
 def save(folder: Path, arrays: Arrays, about: dict[str, Any]) -> dict[str, Any]:
@@ -240,6 +292,11 @@ def load(folder: Path, *, verify: bool = False) -> Model:
         ModelError: a file is missing, damaged or of another size than ``model.json`` says.
     """
     meta = read_meta(folder)
+    if meta["format"] != FORMAT:
+        raise ModelError(
+            f"the model in {folder} has format {meta['format']}, this code reads {FORMAT}; "
+            "train a version anew, or use the code that wrote it"
+        )
     for name, facts in meta["files"].items():
         _check_file(folder / name, facts, verify=verify)
     try:
@@ -255,10 +312,10 @@ def load(folder: Path, *, verify: bool = False) -> Model:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Return ``model.json`` of the model in ``folder``.
+    """Return ``model.json`` of the model in ``folder``, of whatever format.
 
     Raises:
-        ModelError: there is none, or it is not of a model this code reads.
+        ModelError: there is none, or it is not of a model.
     """
     try:
         meta: dict[str, Any] = json.loads((folder / "model.json").read_bytes())
@@ -267,8 +324,6 @@ def read_meta(folder: Path) -> dict[str, Any]:
     wanted = {"format", "version", "scale", "mean", "files"}
     if not isinstance(meta, dict) or not wanted <= meta.keys():
         raise _damaged(folder, f"model.json lacks one of {', '.join(sorted(wanted))}")
-    if meta["format"] != FORMAT:
-        raise _damaged(folder, f"model.json has format {meta['format']}, this code reads {FORMAT}")
     return meta
 
 
@@ -313,8 +368,12 @@ def _check_shapes(folder: Path, arrays: Arrays) -> None:
     n_users, n_movies, n_raters = len(arrays.user_ids), len(arrays.movie_ids), len(arrays.svd_user_bias)
     wanted = {
         "user_order": n_users,
+        "user_lists": n_users,
         "seen_indptr": n_users + 1,
+        "seen_weights": len(arrays.seen_indices),
         "movie_order": n_movies,
+        "neighbour_indptr": n_movies + 2,
+        "neighbour_weights": len(arrays.neighbour_indices),
         "svd_movie_bias": n_movies,
         "svd_movie_factors": n_movies,
         "svd_user_factors": n_raters,
@@ -322,10 +381,6 @@ def _check_shapes(folder: Path, arrays: Arrays) -> None:
     for name, length in wanted.items():
         if len(getattr(arrays, name)) != length:
             raise _damaged(folder, f"{name} has {len(getattr(arrays, name))} rows, wanted {length}")
-    if arrays.ranker_movies.shape[1] != n_movies:
-        raise _damaged(
-            folder, f"ranker_movies has {arrays.ranker_movies.shape[1]} columns, wanted {n_movies}"
-        )
 
 
 def _damaged(folder: Path, what: str) -> ModelError:

@@ -19,11 +19,11 @@ def _ratings(rows):
 def _viewings(rows):
     timed = [row if len(row) == 3 else (*row, 1_000 + place) for place, row in enumerate(rows)]
     columns = {"user_id": "str", "movie_id": "str", "timestamp": "int64"}
-    return pd.DataFrame(timed, columns=list(columns)).astype(columns)
+    return pd.DataFrame(timed, columns=list(columns)).astype(columns).assign(minutes=30)
 
 
-def _model(ratings, viewings=None, *, rank=2, epochs=2, seed=20):
-    config = TrainConfig(seed=seed, svd_factors=3, svd_epochs=epochs, ranker_rank=rank)
+def _model(ratings, viewings=None, *, epochs=2, seed=20):
+    config = TrainConfig(seed=seed, svd_factors=3, svd_epochs=epochs, trending_half_life_days=2.0)
     fitted = fit(ratings, viewings, config, find_scale(ratings, None))
     about = {
         "version": None,
@@ -54,7 +54,7 @@ def make_model():
 
 @pytest.fixture(scope="session")
 def config():
-    return TrainConfig(seed=20, svd_factors=3, svd_epochs=2, ranker_rank=2)
+    return TrainConfig(seed=20, svd_factors=3, svd_epochs=2, trending_half_life_days=2.0)
 
 
 @pytest.fixture(scope="session")

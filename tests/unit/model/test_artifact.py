@@ -1,6 +1,7 @@
 import json
 import os
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,15 +10,22 @@ from hypothesis import strategies as st
 
 from pipelines.errors import ModelError
 from pipelines.model import artifact
-from pipelines.model.artifact import Arrays, IdTable, Model, id_table
+from pipelines.model.artifact import Arrays, Model
+from pipelines.model.ids import MAX_ID_BYTES, IdTable, id_table
 
 # Three users, four movies (most popular first), one latent factor. Only u1 rated; u1 saw "a", u2 all.
+# Of late "d" is most popular, and everybody says a little for "b".
 ARRAYS = Arrays(
     *id_table(["u1", "ü2", "007"]),
+    np.array([[2, 1, 3] + [-1] * 17, [-1] * 20, [-1] * 20], dtype=np.int32),
     *id_table(["a", "b", "c", "d"]),
+    trending=np.array([3, 0], dtype=np.int32),
     seen_indptr=np.array([0, 1, 5, 5]),
     seen_indices=np.array([0, 0, 1, 2, 3], dtype=np.int32),
-    ranker_movies=np.array([[2, 1, 3, 1]], dtype=np.float32),
+    seen_weights=np.array([1, 1, 1, 1, 1], dtype=np.float32),
+    neighbour_indptr=np.array([0, 3, 3, 4, 5, 6]),
+    neighbour_indices=np.array([1, 2, 3, 0, 2, 1], dtype=np.int32),
+    neighbour_weights=np.array([0.25, 0.5, 0.25, 0.5, -0.25, 0.125], dtype=np.float32),
     svd_user_bias=np.array([0.5], dtype=np.float32),
     svd_user_factors=np.array([[1, 2]], dtype=np.float32),
     svd_movie_bias=np.array([0.25, -0.25, 0, 0], dtype=np.float32),
@@ -38,32 +46,70 @@ def folder(tmp_path):
     return tmp_path / "m"
 
 
-def test_best_score_comes_first_and_the_more_popular_wins_a_tie(model):
-    # u1 saw "a" (2): scores are 2*1, 2*3, 2*1 for b, c, d.
+def test_the_list_laid_out_is_read(model):
     assert model.recommend("u1") == artifact.Recommendation(["c", "b", "d"], "personal")
+    assert model.recommend("u1", 2) == artifact.Recommendation(["c", "b"], "personal")
+
+
+def test_a_longer_list_is_computed_and_is_the_same(model):
+    # u1 saw "a": 0.25 + 0.125 for b, 0.5 for c, 0.25 for d.
+    assert model.recommend("u1", 21) == artifact.Recommendation(["c", "b", "d"], "personal")
+
+
+def test_what_was_watched_since_the_training_counts_and_is_left_out(model):
+    # u1 saw "a" and now "d": 0.375 for b, 0.5 - 0.25 for c.
+    assert model.recommend("u1", watched=["d"]) == artifact.Recommendation(["b", "c"], "personal")
+
+
+def test_a_stranger_is_folded_in_from_what_he_watched(model):
+    # "c" says 0.5 for a, everybody 0.125 for b; d comes last, because nobody says anything for it.
+    assert model.recommend("stranger", watched=["c"]) == artifact.Recommendation(["a", "b", "d"], "folded-in")
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", "d", "unknown"])), st.sampled_from(["u1", "stranger"]))
+def test_order_and_repeats_of_what_was_watched_change_nothing(watched, user_id):
+    model = Model({"version": 7, "scale": [1.0, 5.0], "mean": 3.0}, ARRAYS)
+    again = [*reversed(watched), *watched]
+    assert model.recommend(user_id, watched=watched) == model.recommend(user_id, watched=again)
+
+
+@pytest.mark.parametrize("watched", [["b"], ["unknown"], []])
+def test_who_watched_nothing_that_says_anything_gets_what_is_trending(model, watched):
+    left = [movie for movie in ["d", "a", "b", "c"] if movie not in watched]
+    assert model.recommend("stranger", watched=watched) == artifact.Recommendation(left, "trending")
 
 
 @pytest.mark.parametrize("user_id", ["", "stranger", "u", "u11", "u1\0", "\0", "\ud800", "x" * 5_000])
-def test_strangers_get_the_popular_movies(model, user_id):
-    assert model.recommend(user_id, 3) == artifact.Recommendation(["a", "b", "c"], "popular")
+def test_strangers_get_what_is_trending_and_then_what_is_popular(model, user_id):
+    assert model.recommend(user_id, 3) == artifact.Recommendation(["d", "a", "b"], "trending")
+    assert model.popular(user_id, 3) == artifact.Recommendation(["a", "b", "c"], "popular")
 
 
-def test_a_known_user_who_saw_nothing_gets_the_popular_movies(model):
-    assert model.recommend("007", 2) == artifact.Recommendation(["a", "b"], "popular")
+def test_without_anything_trending_the_popular_movies_are_given(model):
+    timeless = replace(ARRAYS, trending=np.empty(0, dtype=np.int32))
+    assert Model(model.meta, timeless).recommend("stranger", 2).source == "popular"
+
+
+def test_a_known_user_who_saw_nothing_gets_what_is_trending(model):
+    assert model.recommend("007", 2) == artifact.Recommendation(["d", "a"], "trending")
 
 
 def test_who_has_seen_everything_gets_nothing(model):
     assert model.recommend("ü2").movie_ids == []
+    assert model.recommend("ü2", watched=["a"]).movie_ids == []
     assert model.popular("ü2").movie_ids == []
 
 
 @pytest.mark.parametrize(("k", "length"), [(-1, 0), (0, 0), (1, 1), (3, 3), (4, 3), (1_000, 3)])
 def test_lists_are_as_long_as_asked_while_movies_remain(model, k, length):
     assert len(model.recommend("u1", k).movie_ids) == length
+    assert len(model.recommend("u1", k, ["a"]).movie_ids) == length
+    assert len(model.trending("u1", k).movie_ids) == length
     assert len(model.popular("u1", k).movie_ids) == length
 
 
-def test_popular_list_leaves_out_what_was_seen(model):
+def test_general_lists_leave_out_what_was_seen(model):
+    assert model.trending("u1", 2) == artifact.Recommendation(["d", "b"], "trending")
     assert model.popular("u1", 2) == artifact.Recommendation(["b", "c"], "popular")
 
 
@@ -109,11 +155,12 @@ def test_ids_are_found_again_and_others_are_not(ids, others):
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), st.data())
 def test_best_rows_are_the_head_of_a_full_sort(scores, data):
     k = data.draw(st.integers(0, len(scores)))
-    full = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
-    assert artifact._best(np.array(scores, dtype=np.float32), k).tolist() == full[:k]
+    good = [row for row in range(len(scores)) if scores[row] > 0]
+    full = sorted(good, key=lambda row: (-scores[row], row))
+    assert artifact.best_rows(np.array(scores, dtype=np.float64), k).tolist() == full[:k]
 
 
-@pytest.mark.parametrize("bad", ["", "a\0", "\0a", "x" * (artifact.MAX_ID_BYTES + 1)])
+@pytest.mark.parametrize("bad", ["", "a\0", "\0a", "x" * (MAX_ID_BYTES + 1)])
 def test_an_id_that_cannot_be_stored_is_refused(bad):
     with pytest.raises(ModelError, match="cannot be stored: wanted 1 to 1020 bytes"):
         id_table(["good", bad])
@@ -129,8 +176,8 @@ def test_what_is_loaded_is_what_was_saved(folder):
 
 def test_arrays_are_mapped_not_read(folder):
     model = artifact.load(folder)
-    assert isinstance(model._arrays.ranker_movies.base, np.memmap)
-    assert not model._arrays.ranker_movies.flags.writeable
+    assert isinstance(model._arrays.user_lists.base, np.memmap)
+    assert not model._arrays.user_lists.flags.writeable
 
 
 def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(folder):
@@ -169,15 +216,15 @@ def test_a_missing_array_is_named(folder, name):
 
 
 def test_a_shortened_array_is_noticed_without_reading_it(folder):
-    os.truncate(folder / "ranker_movies.npy", 100)
-    with pytest.raises(ModelError, match=r"ranker_movies\.npy has 100 bytes, wanted 144"):
+    os.truncate(folder / "user_lists.npy", 100)
+    with pytest.raises(ModelError, match=r"user_lists\.npy has 100 bytes, wanted 368"):
         artifact.load(folder)
 
 
 def test_a_flipped_byte_is_noticed_when_asked_to_verify(folder):
-    content = bytearray((folder / "ranker_movies.npy").read_bytes())
+    content = bytearray((folder / "user_lists.npy").read_bytes())
     content[-1] ^= 1
-    (folder / "ranker_movies.npy").write_bytes(content)
+    (folder / "user_lists.npy").write_bytes(content)
     artifact.load(folder)
     with pytest.raises(ModelError, match="SHA-256 differs"):
         artifact.load(folder, verify=True)
@@ -196,7 +243,9 @@ def change(folder, **changes):
     [
         ({"svd_movie_bias": np.zeros(3, np.float32)}, "svd_movie_bias has 3 rows, wanted 4"),
         ({"seen_indptr": np.zeros(3, np.int64)}, "seen_indptr has 3 rows, wanted 4"),
-        ({"ranker_movies": np.zeros((1, 5), np.float32)}, "ranker_movies has 5 columns, wanted 4"),
+        ({"user_lists": np.zeros((2, 20), np.int32)}, "user_lists has 2 rows, wanted 3"),
+        ({"neighbour_indptr": np.zeros(5, np.int64)}, "neighbour_indptr has 5 rows, wanted 6"),
+        ({"seen_weights": np.zeros(4, np.float32)}, "seen_weights has 4 rows, wanted 5"),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(folder, changes, message):
@@ -222,7 +271,7 @@ def test_a_file_that_is_no_array_is_refused(folder):
         ("{}", "model.json lacks one of"),
         (
             json.dumps({"format": 99, "version": 1, "scale": [1, 5], "mean": 3, "files": {}}),
-            "has format 99, this code reads 1",
+            "has format 99, this code reads 2",
         ),
     ],
 )
