@@ -4,15 +4,18 @@ What one run makes lies in ``runs/<run_id>/`` until the version step puts it int
 each step can be killed and run again.
 """
 
+import json
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import alerts
 from pipelines.alerts import Announce
-from pipelines.errors import NothingNew, Refused, SettingsError
+from pipelines.code import code_version, label
+from pipelines.errors import MarqueeError, NothingNew, Refused, SettingsError
 from pipelines.settings import PROJECT_DIR, EventSource, Settings
 
 if TYPE_CHECKING:
@@ -96,7 +99,7 @@ def train(config: Settings, *, run_id: str) -> dict[str, Any]:
         holdout_share=config.holdout_share,
         scale=STARS,
         serving=serving_model(config),
-        provenance={"batches": names, "run_id": run_id},
+        provenance={"batches": names, "run_id": run_id, "code": code_version()},
     )
     return dict(meta["metrics"])
 
@@ -117,9 +120,14 @@ def gate(config: Settings, *, run_id: str, announce: Announce) -> str:
         max_rmse=config.max_rmse,
         max_rmse_worse=config.max_rmse_worse,
         min_holdout=config.min_holdout,
+        max_ranking_worse=config.max_ranking_worse,
+        min_ranked_users=config.min_ranked_users,
+    )
+    gate_path(config, run_id).write_text(
+        json.dumps({"accepted": verdict.accepted, "reason": verdict.reason}, indent=2) + "\n"
     )
     if not verdict.accepted:
-        announce(alerts.model_refused(verdict.reason, verdict.rmse, verdict.limit, f"{model_dir}/model.json"))
+        announce(alerts.model_refused(verdict.headline, verdict.reason, f"{model_dir}/model.json"))
         raise Refused(verdict.reason)
     log.info("accepted: %s", verdict.reason)
     return verdict.reason
@@ -127,6 +135,7 @@ def gate(config: Settings, *, run_id: str, announce: Announce) -> str:
 
 def version(config: Settings, *, run_id: str, announce: Announce) -> int:
     """Put data and model of the run into the registry as one version; returns its number."""
+    from pipelines.data.ranges import ranges
     from pipelines.model.artifact import read_meta
     from pipelines.records.provenance import record_version
     from pipelines.release import world
@@ -144,6 +153,10 @@ def version(config: Settings, *, run_id: str, announce: Announce) -> int:
         model_rmse=meta["metrics"]["rmse"],
         git_commit=committed.commit,
         run_id=run_id,
+        figures=meta["metrics"],
+        gate_reason=json.loads(gate_path(config, run_id).read_text())["reason"],
+        offsets=[dict(each) for each in ranges(meta["provenance"]["batches"])],
+        code_commit=label(meta["provenance"]["code"]),
     )
     return committed.number
 
@@ -156,7 +169,7 @@ def train_config(config: Settings) -> "TrainConfig":
         seed=config.seed,
         svd_factors=config.svd_factors,
         svd_epochs=config.svd_epochs,
-        ranker_rank=config.ranker_rank,
+        trending_half_life_days=config.trending_half_life_days,
     )
 
 
@@ -181,29 +194,69 @@ def source_of(config: Settings) -> "Source":
 
 
 def serving_model(config: Settings) -> "Model | None":
-    """Return the model that viewers get now; None when nothing serves yet."""
-    from pipelines.model.artifact import load
+    """Return the model that viewers get now; None when nothing serves that this code could read."""
+    from pipelines.model.artifact import FORMAT, load
     from pipelines.release import world
 
     stable = world.ledger(config).stable()
-    return None if stable is None else load(world.registry(config).export(stable, config.models_dir))
+    if stable is None:
+        return None
+    registry = world.registry(config)
+    written_as = registry.meta(stable, config.models_dir)["format"]
+    if written_as != FORMAT:
+        log.warning(
+            "version %d, which serves, has format %s and this code reads %d: the new model is not compared "
+            "with it",
+            *(stable, written_as, FORMAT),
+        )
+        return None
+    return load(registry.export(stable, config.models_dir))
+
+
+def trained_up_to(config: Settings) -> Mapping[int, int]:
+    """Return for each partition the offset after the data of the model that viewers get now.
+
+    Empty when nothing serves, or when database or registry cannot say.
+    """
+    from pipelines.data.ranges import following, ranges
+    from pipelines.release import world
+
+    try:
+        stable = world.ledger(config).stable()
+        meta = world.registry(config).meta(stable, config.models_dir) if stable else {}
+    except MarqueeError as error:
+        log.warning("what the serving model was trained on is not known: %s", error)
+        meta = {}
+    batches = meta.get("provenance", {}).get("batches", [])
+    return following(ranges(batches), source_of(config).name)
 
 
 def untrained(config: Settings) -> list[str]:
-    """Return the names of the collected batches that the newest version was not trained on."""
+    """Return the names of the collected batches that no version of today's format was trained on."""
     from pipelines.data.batches import list_batches
-    from pipelines.model.artifact import load
+
+    trained = set(_newest_trained_on(config))
+    return [batch.name for batch in list_batches(config.batches_dir) if batch.name not in trained]
+
+
+def _newest_trained_on(config: Settings) -> list[str]:
+    """Return the batches of the newest version; one of another format counts for none."""
+    from pipelines.model.artifact import FORMAT
     from pipelines.release import world
 
     registry = world.registry(config)
-    known = registry.versions()
-    trained: list[str] = []
-    if known:
-        newest = load(registry.export(max(info.number for info in known), config.models_dir))
-        trained = newest.meta["provenance"]["batches"]
-    return [batch.name for batch in list_batches(config.batches_dir) if batch.name not in set(trained)]
+    numbers = [info.number for info in registry.versions()]
+    meta = registry.meta(max(numbers), config.models_dir) if numbers else {}
+    # Replicas cannot read it: without a new event, too, there is a version to be made.
+    return list(meta["provenance"]["batches"]) if meta.get("format") == FORMAT else []
 
 
 def run_dir(config: Settings, run_id: str) -> Path:
-    """Return the folder of what one run makes."""
-    return config.var_dir / "runs" / run_id
+    """Return the folder of what one run makes, named after it as far as a file system takes that."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", run_id).lstrip(".") or "run"
+    return config.var_dir / "runs" / name
+
+
+def gate_path(config: Settings, run_id: str) -> Path:
+    """Return the file in which the gate leaves its verdict for the step that records it."""
+    return run_dir(config, run_id) / "gate.json"

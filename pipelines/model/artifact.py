@@ -103,6 +103,11 @@ class Model:
         self._arrays = arrays
         self._users = IdTable(arrays.user_ids, arrays.user_order)
         self._movies = IdTable(arrays.movie_ids, arrays.movie_order)
+        # Every answer names twenty movies, and most are for strangers.
+        self._names = self._movies.texts(np.arange(self.n_movies))
+        self._named = {name: row for row, name in enumerate(self._names)}
+        self._general_source = TRENDING if len(arrays.trending) else POPULAR
+        self._for_strangers = self._texts(self._fill(_NONE, _NONE, LIST_LENGTH))
 
     @property
     def version(self) -> int | None:
@@ -130,7 +135,7 @@ class Model:
 
     def seen(self, user_id: str) -> set[str]:
         """Return the movies this user rated or watched before the training; none for a stranger."""
-        return set(self._movies.texts(self._seen(self._row(user_id))[0]))
+        return set(self._texts(self._seen(self._users.row(user_id))[0]))
 
     def recommend(self, user_id: str, k: int = LIST_LENGTH, watched: Sequence[str] = ()) -> Recommendation:
         """Return the best ``k`` movies this user has not seen, fewer when fewer remain.
@@ -139,29 +144,26 @@ class Model:
         not know say nothing. A user of the training with taste gets a ``personal`` list of both, a stranger
         who has watched something a ``folded-in`` one, everybody else what is ``trending``, else ``popular``.
         """
-        row = self._row(user_id)
-        fresh = self._known(watched) if watched else _NONE
+        row = self._users.row(user_id)
+        fresh = self._fresh(row, watched) if watched else _NONE
         if len(fresh) == 0 and k <= LIST_LENGTH:
-            if row >= 0 and (listed := self._arrays.user_lists[row])[0] >= 0:
-                return Recommendation(self._movies.texts(listed[listed >= 0][: max(0, k)]), PERSONAL)
-            return self._general(self._seen(row)[0], k)
-        rows, weights = self._seen(row)
-        rows, weights = _fold(rows, weights, fresh)
+            return self._listed(row, k)
+        rows, weights = _fold(*self._seen(row), fresh)
         scores = self._scores(rows, weights)
         best = _NONE if scores is None else best_rows(scores, k)
         if len(best) == 0:
             return self._general(rows, k)
         source = FOLDED_IN if row < 0 else PERSONAL
-        return Recommendation(self._movies.texts(self._fill(best, rows, k)), source)
+        return Recommendation(self._texts(self._fill(best, rows, k)), source)
 
     def trending(self, user_id: str, k: int = LIST_LENGTH) -> Recommendation:
         """Return the ``k`` movies most popular of late that this user has not seen."""
-        return self._general(self._seen(self._row(user_id))[0], k)
+        return self._general(self._seen(self._users.row(user_id))[0], k)
 
     def popular(self, user_id: str, k: int = LIST_LENGTH) -> Recommendation:
         """Return the ``k`` movies most popular of all time that this user has not seen."""
-        seen = self._seen(self._row(user_id))[0]
-        return Recommendation(self._movies.texts(self._fill(_NONE, seen, k, trending=False)), POPULAR)
+        seen = self._seen(self._users.row(user_id))[0]
+        return Recommendation(self._texts(self._fill(_NONE, seen, k, trending=False)), POPULAR)
 
     def predict(self, user_id: str, movie_id: str) -> float:
         """Return the rating this user would give, within the scale; see :meth:`predict_many`."""
@@ -186,12 +188,23 @@ class Model:
         low, high = self.meta["scale"]
         return np.clip(ratings, low, high)
 
-    def _row(self, user_id: str) -> int:
-        return int(self._users.rows([user_id])[0])
+    def _texts(self, rows: SomeRows) -> list[str]:
+        names = self._names
+        return [names[row] for row in rows.tolist()]
 
-    def _known(self, movie_ids: Sequence[str]) -> Small:
-        rows = np.unique(self._movies.rows(movie_ids))
-        return rows[rows >= 0].astype(np.int32)
+    def _fresh(self, row: int, watched: Sequence[str]) -> Small:
+        """Return the rows, ascending, of what the user in this row watched and had not seen before."""
+        known = {self._named[movie] for movie in watched if movie in self._named}
+        known.difference_update(self._seen(row)[0].tolist())
+        return np.array(sorted(known), dtype=np.int32)
+
+    def _listed(self, row: int, k: int) -> Recommendation:
+        """Return the list that was laid out for the user in this row, else what everybody gets."""
+        listed = self._arrays.user_lists[row].tolist() if row >= 0 else [-1]
+        if listed[0] < 0:
+            return self._general(self._seen(row)[0], k)
+        names = self._names
+        return Recommendation([names[movie] for movie in listed[: max(0, k)] if movie >= 0], PERSONAL)
 
     def _seen(self, row: int) -> tuple[Small, Floats]:
         """Return movie rows, ascending, and weights of what the user in this row has seen; none for -1."""
@@ -215,9 +228,9 @@ class Model:
         return scores
 
     def _general(self, seen: Small, k: int) -> Recommendation:
-        rows = self._fill(_NONE, seen, k)
-        source = TRENDING if len(self._arrays.trending) else POPULAR
-        return Recommendation(self._movies.texts(rows), source)
+        if len(seen) == 0 and k <= LIST_LENGTH:
+            return Recommendation(self._for_strangers[: max(0, k)], self._general_source)
+        return Recommendation(self._texts(self._fill(_NONE, seen, k)), self._general_source)
 
     def _fill(self, best: SomeRows, seen: Small, k: int, *, trending: bool = True) -> SomeRows:
         """Return ``best`` and, after it, what is trending and then popular, up to ``k`` unseen rows."""
@@ -256,10 +269,9 @@ def rows_of(keys: Rows) -> Rows:
 
 
 def _fold(rows: Small, weights: Floats, fresh: Small) -> tuple[Small, Floats]:
-    """Return rows, ascending, and weights of what was seen before and since the training."""
-    new = fresh[~np.isin(fresh, rows)]
-    together = np.concatenate([rows, new])
-    counted = np.concatenate([weights, np.full(len(new), WATCHED_WEIGHT, dtype=np.float32)])
+    """Return rows, ascending, and weights of what was seen before and, in ``fresh``, since the training."""
+    together = np.concatenate([rows, fresh])
+    counted = np.concatenate([weights, np.full(len(fresh), WATCHED_WEIGHT, dtype=np.float32)])
     order = np.argsort(together)
     return together[order], counted[order]
 

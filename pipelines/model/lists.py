@@ -73,9 +73,9 @@ def _best(seen: csr_matrix, said: csr_matrix, speaks: Rows, length: int) -> Smal
 
 def _padded_keys(scores: csr_matrix) -> Rows:
     """Return the sort keys of the scores above zero, one row a user, -1 where a row has no more."""
-    users = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
-    good = scores.data > 0
-    users, keys = users[good], sort_keys(scores.data[good], scores.indices[good])
+    good = np.flatnonzero(scores.data > 0)
+    users = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))[good]
+    keys = sort_keys(scores.data[good], scores.indices[good])
     counts = np.bincount(users, minlength=scores.shape[0])
     places = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
     padded = np.full((scores.shape[0], counts.max(initial=1)), -1, dtype=np.int64)

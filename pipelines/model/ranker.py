@@ -5,8 +5,8 @@ matrix of co-occurrence and P = (G + lambda I)^-1, movie i says ``-P[i, j] / P[j
 is the sum over the movies a user has seen. Changed for a stream of a million users and 27,000 movies:
 
 - Users count 1 / (weight of all they saw)^0.5 in G, so that those who see everything do not decide for all.
-- P is taken of the movies most seen only; what a rarer movie says is the first term of the same inverse,
-  G[i, j] / (G[i, i] + lambda).
+- P is taken of the movies most seen, and only they are spoken for; what a rarer movie says of them is the
+  first term of the same inverse, G[i, j] / (G[i, i] + lambda).
 - Each movie keeps its strongest neighbours only, so many that artifact and lists stay small.
 - What is popular of late is added with a weight of its own ("everybody's" row): it decides for users who
   have seen one thing, and hardly matters for those who have seen a hundred.
@@ -31,11 +31,17 @@ DAY_S = 86_400.0
 
 _ACTIVITY = 0.5
 """A user who saw n movies counts n ** -_ACTIVITY."""
-_INVERTED = 5_000
-"""Most movies that P is taken of: 0.2 GB and some seconds."""
+_INVERTED = 4_000
+"""Most movies that P is taken of: 0.1 GB and some seconds each time."""
+_INVERTED_ANYWAY = 1_000
+"""So many are, however few have seen them."""
+_SEEN_ENOUGH = 10
+"""Viewers from which on all movies are."""
 _MOST_NEIGHBOURS = 5_400_000
 """Numbers in all, 43 MB."""
-_MOST_PRODUCTS = 2_500_000_000
+_AT_ONCE = 512
+"""Rows of movies x movies that are worked on at a time, for the sake of memory."""
+_MOST_PRODUCTS = 1_200_000_000
 """Products of evidence and neighbour when all lists are laid out: some half a minute."""
 _EVERYBODY = 200
 """Movies in everybody's row."""
@@ -46,7 +52,7 @@ RANKED = 10
 _TUNED_USERS = 2_000
 _HELD_OUT = 0.2
 """Share of a tuned user's views, newest first."""
-_LAMBDAS = (30.0, 10.0, 3.0)
+_LAMBDAS = (30.0, 10.0)
 _POPULARITIES = (2.0**-12, 2.0**-6, 2.0**-4, 2.0**-2, 1.0, 8.0)
 
 
@@ -150,11 +156,14 @@ class _Gram:
     def __init__(self, matrix: csr_matrix) -> None:
         activity = np.asarray(matrix.sum(axis=1)).ravel()
         counted = csr_matrix(matrix.multiply(np.maximum(activity, 1e-9)[:, np.newaxis] ** (-_ACTIVITY / 2)))
-        head, tail = counted[:, :_INVERTED], counted[:, _INVERTED:]
+        n_seen = int((np.bincount(matrix.indices) >= _SEEN_ENOUGH).sum())
+        n_head = min(_INVERTED, max(_INVERTED_ANYWAY, n_seen))
+        head, tail = counted[:, :n_head], counted[:, n_head:]
         self._shape = (matrix.shape[1], matrix.shape[1])
         self._most = max(1, min(_MOST_NEIGHBOURS // matrix.shape[1], _MOST_PRODUCTS // max(1, matrix.nnz)))
         self._head: Doubles = (head.T @ head).toarray()
-        self._tail: csr_matrix = (tail.T @ head).tocsr()
+        # A row keeps its order whatever lambda is.
+        self._tail = _strongest((tail.T @ head).tocsr(), self._most)
         self._tail_size = np.asarray(tail.power(2).sum(axis=0)).ravel()
 
     def neighbours(self, strength: float) -> csr_matrix:
@@ -165,7 +174,7 @@ class _Gram:
         said = inverse / -np.diag(inverse)
         np.fill_diagonal(said, 0.0)
         rarer = csr_matrix(self._tail.multiply((1 / (self._tail_size + strength))[:, np.newaxis]))
-        rows = vstack([_strongest(said, self._most), _on_grid(rarer)], format="csr")
+        rows = vstack([_strongest(_on_grid(csr_matrix(said)), self._most), _on_grid(rarer)], format="csr")
         rows.resize(self._shape)
         return rows
 
@@ -176,19 +185,26 @@ def _inverse(positive: Doubles) -> Doubles:
     inverse, failed_too = dpotri(factor, lower=True, overwrite_c=True)
     assert not failed
     assert not failed_too
-    lower = np.tril(inverse)
-    whole: Doubles = lower + np.tril(lower, -1).T
+    for begin in range(0, len(inverse), _AT_ONCE):
+        end = begin + _AT_ONCE
+        corner = np.tril(inverse[begin:end, begin:end])
+        inverse[begin:end, begin:end] = corner + np.tril(corner, -1).T
+        inverse[begin:end, end:] = inverse[end:, begin:end].T
+    whole: Doubles = inverse
     return whole
 
 
-def _strongest(said: Doubles, most: int) -> csr_matrix:
-    """Return each row's ``most`` numbers of greatest size, on the grid."""
-    said = np.rint(said / NEIGHBOUR_GRID) * NEIGHBOUR_GRID
-    if said.shape[1] > most:
-        strength = np.abs(said)
+def _strongest(said: csr_matrix, most: int) -> csr_matrix:
+    """Return each row's ``most`` numbers of greatest size."""
+    if said.shape[1] <= most:
+        return said
+    parts = []
+    for begin in range(0, said.shape[0], _AT_ONCE):
+        part = said[begin : begin + _AT_ONCE].toarray()
+        strength = np.abs(part)
         limits = np.partition(strength, -most, axis=1)[:, -most]
-        said[strength < limits[:, np.newaxis]] = 0.0
-    return csr_matrix(said)
+        parts.append(csr_matrix(np.where(strength < limits[:, np.newaxis], 0.0, part)))
+    return vstack(parts, format="csr") if parts else said
 
 
 def _on_grid(said: csr_matrix) -> csr_matrix:

@@ -90,7 +90,9 @@ def fit(
         scale=scale,
         progress=progress,
     )
-    seen = _evidence(ratings, viewings, numbered, scale)
+    seen, mean = _evidence(ratings, viewings, numbered, scale), float(values.mean())
+    # 300 MB of ten million ratings, which the ranker has use for.
+    del numbered, values
     ranked = ranker.fit(seen, half_life_days=config.trending_half_life_days, seed=config.seed)
     arrays = Arrays(
         user_ids=user_ids,
@@ -107,7 +109,7 @@ def fit(
         neighbour_weights=ranked.neighbours.data.astype(np.float32),
         **predicting,
     )
-    return Fitted(arrays, mean=float(values.mean()), scale=scale, ranker=ranked.chosen)
+    return Fitted(arrays, mean=mean, scale=scale, ranker=ranked.chosen)
 
 
 def _evidence(

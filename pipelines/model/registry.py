@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import nan
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -32,6 +33,8 @@ _TRACKED = (
     *(".gitignore", ".dvcignore", ".dvc/.gitignore", ".dvc/config"),
     *("batches.dvc", "model.dvc", "metrics.json", "version.txt"),
 )
+
+_DVC_HASH = re.compile(r"^\s*-?\s*md5: ([0-9a-f]{32}(?:\.dir)?)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,36 @@ class Registry:
         """
         self._require(version)
         return next(self._metrics([version]))
+
+    def meta(self, version: int, models_dir: Path) -> dict[str, Any]:
+        """Return ``model.json`` of a version, of whatever format; ``models_dir/vN`` spares asking DVC.
+
+        Raises:
+            RegistryError: there is no such version, or neither cache nor remote has its files.
+            ModelError: what came out is no model.
+        """
+        with suppress(ModelError):
+            meta = artifact.read_meta(models_dir / f"v{version}")
+            if meta["version"] == version:
+                return meta
+        with self._alone(), TemporaryDirectory() as folder:
+            self._require(version)
+            out = str(Path(folder) / "model.json")
+            self._repository.dvc(
+                "get", "--quiet", ".", "model/model.json", "--rev", f"v{version}", "--out", out
+            )
+            return artifact.read_meta(Path(folder))
+
+    def hashes(self, version: int) -> dict[str, str]:
+        """Return the DVC hash of what a version is made of, under ``batches`` and ``model``.
+
+        A hash that ends in ``.dir`` is of a folder: of the list of its files and their hashes.
+
+        Raises:
+            RegistryError: there is no such version, or what DVC wrote about it cannot be read.
+        """
+        self._require(version)
+        return {what: self._hash(version, what) for what in ("batches", "model")}
 
     def export(self, version: int, models_dir: Path) -> Path:
         """Lay the artifact of a version out as ``models_dir/vN``, complete or not at all; return the folder.
@@ -253,6 +286,15 @@ class Registry:
         if version not in numbers:
             held = f"it holds v{numbers[0]} to v{numbers[-1]}" if numbers else "it is empty"
             raise RegistryError(f"there is no version {version} in {self._folder}: {held}")
+
+    def _hash(self, version: int, what: str) -> str:
+        text = self._repository.git("show", f"v{version}:{what}.dvc")
+        if found := _DVC_HASH.search(text):
+            return found[1]
+        raise RegistryError(
+            f"{what}.dvc of v{version} in {self._folder} names no hash; look at it with "
+            f"`git -C {self._folder} show v{version}:{what}.dvc`"
+        )
 
     def _commit_of(self, version: int) -> str:
         return self._repository.git("rev-parse", f"v{version}^{{commit}}").strip()

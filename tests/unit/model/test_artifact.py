@@ -61,6 +61,16 @@ def test_what_was_watched_since_the_training_counts_and_is_left_out(model):
     assert model.recommend("u1", watched=["d"]) == artifact.Recommendation(["b", "c"], "personal")
 
 
+def test_watching_again_what_was_seen_before_changes_nothing(model):
+    assert model.recommend("u1", watched=["a", "unknown"]) == model.recommend("u1")
+    assert model.recommend("ü2", watched=["d"]) == model.recommend("ü2")
+
+
+def test_an_answer_may_be_changed_without_changing_the_next(model):
+    model.recommend("stranger").movie_ids.clear()
+    assert model.recommend("stranger").movie_ids == ["d", "a", "b", "c"]
+
+
 def test_a_stranger_is_folded_in_from_what_he_watched(model):
     # "c" says 0.5 for a, everybody 0.125 for b; d comes last, because nobody says anything for it.
     assert model.recommend("stranger", watched=["c"]) == artifact.Recommendation(["a", "b", "d"], "folded-in")
@@ -150,6 +160,7 @@ def test_ids_are_found_again_and_others_are_not(ids, others):
     assert table.rows(ids).tolist() == list(range(len(ids)))
     assert table.texts(np.arange(len(ids))) == ids
     assert [row >= 0 for row in table.rows(others)] == [other in ids for other in others]
+    assert [table.row(text) for text in [*ids, *others]] == table.rows([*ids, *others]).tolist()
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), st.data())

@@ -52,6 +52,7 @@ def test_movies_speak_for_their_own_camp():
 
 def test_a_rarer_movie_speaks_by_the_first_term_of_the_same_inverse(monkeypatch):
     monkeypatch.setattr(ranker, "_INVERTED", 2)
+    monkeypatch.setattr(ranker, "_INVERTED_ANYWAY", 2)
     seen = csr_matrix(np.array([[1, 0, 1], [1, 1, 0], [1, 1, 1.0]]))
     said = ranker._Gram(seen).neighbours(1.0).toarray()
     # Users count 1 / sqrt(2), 1 / sqrt(2) and 1 / sqrt(3); the third movie was seen by the first and last.
