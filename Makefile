@@ -16,7 +16,7 @@ install: $(VENV)/.installed ## Install everything into this folder (.venv, var/t
 $(VENV)/.installed: requirements.txt | $(UV)
 	@test -x $(BIN)/python || $(UV) venv --quiet --no-python-downloads --python "$$(.ci/python)" $(VENV)
 	@echo "installing $$(grep -c == requirements.txt) locked packages into $(VENV)"
-	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet requirements.txt
+	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --compile-bytecode requirements.txt
 	@touch $@
 
 $(UV):
@@ -49,8 +49,8 @@ e2e: install ## The demo's scenarios from start to end
 demo: install ## The whole loop, live: SCENARIO=good|slow|bad-rmse, ONCE=1 to end after the verdict
 	@$(BIN)/python -m pipelines demo --scenario "$(or $(SCENARIO),good)" $(if $(filter-out 0,$(ONCE)),--once)
 
-bench: install ## Ours beside the alternatives, as ratios
-	$(BIN)/python tests/benchmarks/bench.py
+bench: install ## Ours beside the alternatives, as ratios; ONLY=events|ranking|training|serving|receipts
+	$(BIN)/python -m tests.benchmarks.bench $(ONLY)
 
 up: install ## Start the one-machine stack in the background
 	@$(BIN)/python -m pipelines up

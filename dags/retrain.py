@@ -29,7 +29,7 @@ from typing import Any
 from airflow.sdk import DAG, chain, task
 
 from marquee_airflow.assets import MODEL
-from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, folder_name, outcomes
+from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, outcomes
 from marquee_airflow.notifiers import announce
 from marquee_airflow.timetables import every_days
 from pipelines.settings import settings
@@ -50,7 +50,7 @@ def validate(run: str) -> dict[str, Any]:
     """Check the new batches; a critical failure refuses them."""
     from pipelines import retrain
 
-    return retrain.validate(settings(), run_id=folder_name(run), announce=announce)
+    return retrain.validate(settings(), run_id=run, announce=announce)
 
 
 @task
@@ -59,7 +59,7 @@ def train(run: str) -> dict[str, Any]:
     """Judge the recipe, then fit it on everything; returns the metrics."""
     from pipelines import retrain
 
-    return retrain.train(settings(), run_id=folder_name(run))
+    return retrain.train(settings(), run_id=run)
 
 
 @task
@@ -68,7 +68,7 @@ def gate(run: str) -> str:
     """Let the model through, or refuse it; returns the reason."""
     from pipelines import retrain
 
-    return retrain.gate(settings(), run_id=folder_name(run), announce=announce)
+    return retrain.gate(settings(), run_id=run, announce=announce)
 
 
 @task(outlets=[MODEL])
@@ -77,7 +77,7 @@ def version(run: str, outlet_events: Any = None) -> int:
     """Commit data and model as one version, and publish its number with the asset."""
     from pipelines import retrain
 
-    number = retrain.version(settings(), run_id=folder_name(run), announce=announce)
+    number = retrain.version(settings(), run_id=run, announce=announce)
     outlet_events[MODEL].extra = {"version": number}
     return number
 

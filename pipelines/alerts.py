@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +35,14 @@ def data_refused(failed: list[str], report: str) -> Alert:
     )
 
 
-def model_refused(reason: str, rmse: float, limit: float, where: str) -> Alert:
-    """The gate refused a model; ``rmse`` and ``limit`` in rating stars."""
+def model_refused(headline: str, reason: str, where: str) -> Alert:
+    """The gate refused a model; ``headline`` names what was refused, with its figures."""
     return Alert(
-        title=f"Marquee: model refused, RMSE {rmse:.4f} (limit {limit:g})",
+        title=f"Marquee: model refused, {headline}",
         body=f"Observed: {reason}\nNothing was released; the serving model stays.\n"
         f"Where to look: {where}\n"
-        "What to do: look at the newest ratings; retrain when they are sound, "
-        "or change MARQUEE_MAX_RMSE / MARQUEE_MAX_RMSE_WORSE if the limit is wrong.",
+        "What to do: look at the newest ratings and viewings; retrain when they are sound, or change "
+        "MARQUEE_MAX_RMSE, MARQUEE_MAX_RMSE_WORSE or MARQUEE_MAX_RANKING_WORSE if the limit is wrong.",
     )
 
 
@@ -98,6 +99,33 @@ def rolled_back(version: int, previous: int | None, why: str) -> Alert:
     return Alert(
         title=f"Marquee: rolled back to version {version}",
         body=f"Observed: {_serving(previous)} was serving. Reason given: {why or 'none'}.",
+    )
+
+
+def receipts_lost(count: int, lines: list[str], where: str) -> Alert:
+    """Answers were given without a receipt; ``lines`` say by whom and when, ``where`` is the spool."""
+    listed = "\n".join(f"- {line}" for line in lines)
+    return Alert(
+        title=f"Marquee: {count:,} receipt(s) lost",
+        body=f"Observed:\n{listed}\n"
+        "Viewers got their answers, but what these were cannot be looked up any more.\n"
+        f"Where to look: free space and permissions of {where}, and the logs of the replicas\n"
+        "What to do: make room on that disk; the replicas keep receipts again by themselves.",
+    )
+
+
+def receipts_waiting(since: datetime, now: datetime, trouble: str, where: str) -> Alert:
+    """Receipts do not reach the database; ``trouble`` is what it says, empty when it answers."""
+    cause = (
+        f"The records database does not answer: {trouble}." if trouble else "The records database answers."
+    )
+    return Alert(
+        title="Marquee: receipts wait for the database",
+        body=f"Observed: nothing written after {since:%Y-%m-%d %H:%M} UTC is in the database, "
+        f"{(now - since).total_seconds() / 60:.0f} minutes ago. {cause}\n"
+        "No receipt is lost and no answer waits: they lie in the spool until they are shipped.\n"
+        f"Where to look: {where}, and the log of the program `recorder`\n"
+        "What to do: bring the database or the recorder back; keep an eye on the free space meanwhile.",
     )
 
 

@@ -11,6 +11,7 @@
     ├── RouterError         NGINX refused a configuration or did not take it
     ├── MeasurementError    an instrument did not answer or answered nonsense
     ├── ReleaseError        a release is asked for something its state does not allow
+    ├── NoReceipt           an answer's receipt is nowhere to be found
     ├── StackError          a part of the one-machine stack cannot be had or started
     ├── NothingNew          there is no new data: neither a success nor a failure
     └── Refused             data or a model was judged and turned down; the alert is out already
@@ -65,6 +66,10 @@ class ReleaseError(MarqueeError):
 
 class StackError(MarqueeError):
     """A part of the one-machine stack cannot be had or started."""
+
+
+class NoReceipt(MarqueeError):  # noqa: N818 - an answer, not a fault
+    """There is no receipt for this request id in database, archive or spool."""
 
 
 class NothingNew(MarqueeError):  # noqa: N818 - an answer, not a fault

@@ -128,12 +128,15 @@ def list_batches(folder: Path) -> list[Batch]:
     """Return the batches of ``folder``, sorted; other files (also unfinished ones) are passed over."""
     if not folder.is_dir():
         return []
-    matches = (_NAME.fullmatch(path.name) for path in folder.iterdir())
-    return sorted(
-        Batch(match[1], int(match[2]), int(match[3]), int(match[4]), int(match[5]), folder)
-        for match in matches
-        if match
-    )
+    return sorted(batch for path in folder.iterdir() if (batch := parse_name(path.name, folder)))
+
+
+def parse_name(name: str, folder: Path = Path()) -> Batch | None:
+    """Return the batch that a file in ``folder`` is by its name; None: it is none, or an unfinished one."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    return Batch(match[1], int(match[2]), int(match[3]), int(match[4]), int(match[5]), folder)
 
 
 def write(batch: Batch, kinds: list[pa.Table], info: BatchInfo) -> None:

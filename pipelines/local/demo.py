@@ -178,7 +178,8 @@ class _Demo:
         python = _relative(Path(sys.executable))
         self.console.print(
             f"\n  Airflow UI  {config.airflow_url}  login: {airflow.USER}  password: {password}\n"
-            f"  recommend   curl {config.recommend_url}/42\n"
+            f"  recommend   curl -i {config.recommend_url}/42\n"
+            f"  receipts    http://127.0.0.1:{config.receipts_port}/receipt/<X-Request-Id of an answer>\n"
             f"  Prometheus  {config.prometheus}\n"
             f"  status      MARQUEE_VAR_DIR={_relative(config.var_dir)} {python} -m pipelines status\n",
             highlight=False,

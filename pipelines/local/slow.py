@@ -5,11 +5,14 @@ Nothing in ``serving`` can be made slow; the demo has the canary started from he
 
 import os
 import time
+from typing import Any
 
-from flask import Flask, request
+from flask import Flask
 
 import serving.wsgi
 from pipelines.errors import SettingsError
+from serving.app import Answers
+from serving.ladder import Answer
 
 DELAY_MS = 700
 """Delay of each answer unless MARQUEE_LOCAL_DELAY_MS says otherwise."""
@@ -31,11 +34,18 @@ def create_app_from_env() -> Flask:
 
 def slow_down(app: Flask, *, delay_s: float) -> Flask:
     """Make every recommendation of ``app`` take ``delay_s`` longer, as its metrics and receipts see it."""
-
-    def dawdle() -> None:
-        if request.endpoint == "recommend":
-            time.sleep(delay_s)
-
-    # Hooks run in the order they were registered: the clocks of the application are running by now.
-    app.before_request(dawdle)
+    recommend: Any = app.wsgi_app
+    recommend.answers = _Dawdling(recommend.answers, delay_s)
     return app
+
+
+class _Dawdling:
+    """Answers as others do, after a while."""
+
+    def __init__(self, answers: Answers, delay_s: float) -> None:
+        self._answers = answers
+        self._delay_s = delay_s
+
+    def answer(self, user_id: str) -> Answer:
+        time.sleep(self._delay_s)
+        return self._answers.answer(user_id)

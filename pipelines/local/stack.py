@@ -4,13 +4,11 @@ supervisord runs everything; its configuration is the only list of what belongs 
 """
 
 import os
-import shlex
 import shutil
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from string import Template
@@ -19,7 +17,7 @@ import httpx
 import psutil
 
 from pipelines.errors import FleetError, StackError
-from pipelines.local import airflow, broker, parts
+from pipelines.local import airflow, broker, parts, programs
 from pipelines.release import steps, world
 from pipelines.release.fleet import STABLE_REPLICAS
 from pipelines.release.fleet.local import LocalFleet
@@ -93,7 +91,7 @@ class Stack:
 
     def add(self, name: str, arguments: list[str]) -> None:
         """Add a Python program of ours (``python -m pipelines …``) to the running stack."""
-        self.supervisor.write_program(name, _program([sys.executable, "-m", "pipelines", *arguments]))
+        self.supervisor.write_program(name, programs.ours(*arguments))
         self.supervisor.update()
 
     def remove(self, name: str) -> None:
@@ -142,6 +140,7 @@ class Stack:
             "canary_port",
             "airflow_port",
             "prometheus_port",
+            "receipts_port",
         ]
         if self.kafka_home:
             names += ["kafka_port", "kafka_controller_port"]
@@ -158,17 +157,20 @@ class Stack:
             data_dir = config.var_dir / "kafka"
             broker.prepare(self.kafka_home, data_dir, config.kafka_port, config.kafka_controller_port)
             command = broker.command(self.kafka_home, data_dir)
-            self.supervisor.write_program("kafka", _program(list(command.argv), command.env))
+            self.supervisor.write_program("kafka", programs.program(list(command.argv), command.env))
         self._write_nginx()
         self._write_prometheus()
-        self.supervisor.write_program("recorder", _program([sys.executable, "-m", "pipelines", "recorder"]))
+        self.supervisor.write_program("recorder", programs.ours("recorder"))
+        # A broker that went first would hold it up; what it keeps survives being killed.
+        self.supervisor.write_program("follow", programs.ours("follow", stopwaitsecs="3"))
+        self.supervisor.write_program("receipts", programs.receipts(config.receipts_port))
 
     def _start_airflow(self) -> None:
         """Bring Airflow's database up to date, then have supervisord run its components."""
         home = self.config.var_dir / "airflow"
         variables = airflow.airflow_environment(self.config, home)
         migration = subprocess.run(
-            [str(_beside_python("airflow")), "db", "migrate"],
+            [str(programs.beside_python("airflow")), "db", "migrate"],
             env={**os.environ, **environment(self.config), **variables},
             capture_output=True,
             text=True,
@@ -181,7 +183,7 @@ class Stack:
             )
         for name, (program, *arguments) in airflow.PROGRAMS.items():
             self.supervisor.write_program(
-                name, _program([str(_beside_python(program)), *arguments], variables)
+                name, programs.program([str(programs.beside_python(program)), *arguments], variables)
             )
         self.supervisor.update()
 
@@ -196,7 +198,7 @@ class Stack:
         fleet = LocalFleet(self.config, self.supervisor)
         if not nginx.config_path.exists():
             nginx.write(Split(tuple(fleet.address(replica) for replica in STABLE_REPLICAS)))
-        self.supervisor.write_program("nginx", _program(nginx.command(), stopsignal="QUIT"))
+        self.supervisor.write_program("nginx", programs.program(nginx.command(), stopsignal="QUIT"))
 
     def _write_prometheus(self) -> None:
         config = self.config
@@ -215,7 +217,7 @@ class Stack:
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{config.prometheus_port}",
         ]
-        self.supervisor.write_program("prometheus", _program(arguments))
+        self.supervisor.write_program("prometheus", programs.program(arguments))
 
 
 def bring_up(config: Settings) -> None:
@@ -266,17 +268,6 @@ def answers(url: str) -> bool:
         return httpx.get(url, timeout=2.0).is_success
     except httpx.HTTPError:
         return False
-
-
-def _beside_python(program: str) -> Path:
-    return Path(sys.executable).with_name(program)
-
-
-def _program(arguments: list[str], env: Mapping[str, str] | None = None, **options: str) -> dict[str, str]:
-    program = {"command": shlex.join(arguments), "directory": str(PROJECT_DIR), **options}
-    if env:
-        program["environment"] = ",".join(f'{key}="{value}"' for key, value in env.items())
-    return program
 
 
 def _is_free(host: str, port: int) -> bool:

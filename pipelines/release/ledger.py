@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import Engine, RowMapping, insert, select, update
 
 from pipelines.errors import ReleaseError
+from pipelines.records.database import naive_utc
 from pipelines.records.tables import looks, releases
 from pipelines.release.judge import Judgement
 from pipelines.release.measure import Measurement
@@ -133,6 +134,10 @@ class Ledger:
     def latest(self, limit: int = 10) -> list[Release]:
         """Return the newest releases, newest first."""
         return self._select(limit=limit)
+
+    def opened_until(self, moment: datetime) -> list[Release]:
+        """Return every release that was opened at ``moment`` or before, newest first."""
+        return self._select(releases.c.opened_at <= naive_utc(moment))
 
     def move(self, release_id: int, state: State, **values: Any) -> Release:
         """Move a release to ``state`` and set ``values``; moving to where it is changes nothing.

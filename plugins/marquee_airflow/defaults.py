@@ -1,6 +1,5 @@
 """What every task of Marquee has in common: owner, retries, and what happens when it fails."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -61,11 +60,6 @@ def task_failed(dag_id: str, task_id: str, run_id: str, error: object, log_url: 
         f"Where to look: {log_url or 'the log of the task'} (run {run_id})\n"
         "What to do: mend the cause, then clear the task in the UI; every step may be run again.",
     )
-
-
-def folder_name(run_id: str) -> str:
-    """Return a run id of Airflow as the name of a folder: ``[A-Za-z0-9._-]``, no leading dot, never empty."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", run_id).lstrip(".") or "run"
 
 
 def requested_by(dag_run: Any) -> str:

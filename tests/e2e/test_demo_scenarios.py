@@ -22,6 +22,7 @@ PORTS = (
     "canary_port",
     "airflow_port",
     "prometheus_port",
+    "receipts_port",
     "kafka_port",
     "kafka_controller_port",
     "smtp_catcher_port",

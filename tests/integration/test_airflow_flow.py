@@ -90,7 +90,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         stack.enter_context(running(environment, folder))
         api = AirflowApi(config.airflow_url, USER, admin_password(folder / "airflow"))
         stack.callback(api.close)
-        api.wait_healthy(START_S, dag_ids=["retrain", "release", "rollback"])
+        api.wait_healthy(START_S, dag_ids=["retrain", "release", "rollback", "housekeeping"])
         yield Stage(api, folder, config.airflow_url)
 
 
@@ -170,10 +170,8 @@ def test_a_training_releases_its_version_without_anybody(stage):
     }
     (opened,) = stage.calls("open_release")
     assert opened == {"version": 7, "requested_by": release, "window_s": 43_200.0}
-    (folder,) = {
-        call["run_id"] for name in ("validate", "train", "gate", "version") for call in stage.calls(name)
-    }
-    assert folder == run.replace(":", "-").replace("+", "-")
+    steps = ("validate", "train", "gate", "version")
+    assert {call["run_id"] for name in steps for call in stage.calls(name)} == {run}
     assert stage.called()[:5] == ["collect", "validate", "train", "gate", "version"]
 
 
@@ -285,6 +283,18 @@ def test_a_version_is_put_back_by_hand(stage):
     assert stage.api.wait_run("rollback", run, RUN_S) == "success"
     (call,) = stage.calls("rollback")
     assert call == {"version": 2, "why": "it was better", "requested_by": f"{run} by {USER}"}
+
+
+@pytest.mark.parametrize(("answers", "archived"), [(True, "success"), (False, "skipped")])
+def test_housekeeping_archives_when_the_database_answers(stage, answers, archived):
+    stage.play(watch_receipts={"answers": answers, "alert": "Marquee: 7 receipt(s) lost"})
+    run = stage.api.trigger("housekeeping")
+    assert stage.api.wait_run("housekeeping", run, RUN_S) == "success"
+    assert stage.api.task_states("housekeeping", run) == {
+        "watch_receipts": "success",
+        "archive_receipts": archived,
+    }
+    assert "Marquee: 7 receipt(s) lost\na test" in stage.announced()
 
 
 def wait_for_release(stage: Stage, before: str | None) -> str:

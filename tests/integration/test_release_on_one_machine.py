@@ -27,7 +27,10 @@ from pipelines.settings import read
 from tests.fakes import FakeRegistry, tiny_artifact
 from tests.ports import free_ports
 
-PORTS = ("nginx_port", "stable_1_port", "stable_2_port", "canary_port", "prometheus_port", "airflow_port")
+PORTS = (
+    *("nginx_port", "stable_1_port", "stable_2_port", "canary_port"),
+    *("prometheus_port", "airflow_port", "receipts_port"),
+)
 PLAN = Plan(
     canary_percent=20, window_s=14, extension_s=45, max_mean_ms=500, min_requests=10, max_error_share=0.05
 )
@@ -45,7 +48,9 @@ class Artifacts(FakeRegistry):
 @pytest.fixture
 def config(tmp_path):
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    return read(var_dir=tmp_path, replica_workers=1, **ports)
+    log = tmp_path / "movielog.log"
+    log.touch()
+    return read(var_dir=tmp_path, replica_workers=1, event_source="file", event_file=log, **ports)
 
 
 @pytest.fixture
@@ -137,7 +142,8 @@ def test_no_answer_fails_from_first_version_through_promotion_to_rollback(config
             "stable-2": 2,
         }
         steps.rollback(world, 1, plan=PLAN, why="test", requested_by="test", announce=alerts.append)
-        assert set(httpx.get(f"{config.recommend_url}/1").headers["X-Marquee-Version"]) == {"1"}
+        last = httpx.get(f"{config.recommend_url}/1")
+        assert set(last.headers["X-Marquee-Version"]) == {"1"}
     assert set(statuses) == {200}
     assert statuses[200] > 500
 
@@ -146,6 +152,9 @@ def test_no_answer_fails_from_first_version_through_promotion_to_rollback(config
             return len(connection.execute(select(reccom.c.request_id)).all())
 
     wait_for("every receipt", lambda: recorded() == statuses[200] + 1, within_s=30)
+    told = httpx.get(f"http://127.0.0.1:{config.receipts_port}/receipt/{last.headers['X-Request-Id']}").json()
+    assert ",".join(told["receipt"]["movie_ids"]) == last.text.strip()
+    assert (told["release"]["version"], told["release"]["verdict"]) == (1, "by hand")
 
 
 @pytest.mark.timeout(180)

@@ -1,13 +1,16 @@
+from datetime import UTC, datetime, timedelta
+
 from pipelines import alerts
 
 
 def test_refused_model_alert_says_observed_limit_where_and_what_to_do():
-    alert = alerts.model_refused("RMSE 1.4 on 200 ratings", 1.4, 1.0, "var/runs/x/evaluation.json")
+    alert = alerts.model_refused("RMSE 1.4000 (limit 1)", "RMSE 1.4 on 200 ratings", "var/runs/x/model.json")
     assert alert.title == "Marquee: model refused, RMSE 1.4000 (limit 1)"
     for words in (
         "RMSE 1.4 on 200 ratings",
-        "var/runs/x/evaluation.json",
+        "var/runs/x/model.json",
         "MARQUEE_MAX_RMSE",
+        "MARQUEE_MAX_RANKING_WORSE",
         "serving model stays",
     ):
         assert words in alert.body
@@ -29,6 +32,22 @@ def test_aborted_alert_says_what_still_serves():
 
 def test_first_promotion_had_nothing_before():
     assert "Before: nothing." in alerts.promoted(1, None, "first version", "the UI").body
+
+
+def test_lost_receipts_alert_counts_them_and_names_where_and_when():
+    alert = alerts.receipts_lost(1_207, ["1,200 of canary, from 12:00", "7 of stable-1"], "var/spool")
+    assert alert.title == "Marquee: 1,207 receipt(s) lost"
+    assert "- 1,200 of canary, from 12:00\n- 7 of stable-1" in alert.body
+    assert "permissions of var/spool" in alert.body
+
+
+def test_waiting_receipts_alert_says_since_when_and_that_none_is_lost():
+    since = datetime(2026, 11, 22, 3, 10, tzinfo=UTC)
+    alert = alerts.receipts_waiting(since, since + timedelta(minutes=16), "", "var/spool")
+    assert (
+        "2026-11-22 03:10 UTC is in the database, 16 minutes ago. The records database answers." in alert.body
+    )
+    assert "No receipt is lost" in alert.body
 
 
 def test_text_is_title_and_body():

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.__main__ import Exit, main
+from pipelines.__main__ import main
+from pipelines.commands.shell import Exit
+from pipelines.records.database import connect, migrate
+from pipelines.records.recorder import ship_once
 
 LINES = """\
 2022-11-14T12:23:12,596363,GET /data/m/snowpiercer+2013/16.mpg
@@ -103,6 +106,14 @@ def test_recommend_prints_one_plain_line_a_user(shell, tmp_path, ratings_csv):
     assert out.count(",") == 1
 
 
+def test_what_was_watched_since_changes_the_list_and_leaves_it(shell, tmp_path, ratings_csv):
+    shell("train", "--ratings", ratings_csv, "--out", tmp_path / "model")
+    asked = ("recommend", "--model", tmp_path / "model", "--user", "x", "-k", 30, "--json")
+    before = json.loads(shell(*asked)[1])["movie_ids"]
+    after = json.loads(shell(*asked, "--watched", before[0], "--watched", before[1])[1])["movie_ids"]
+    assert sorted(after) == sorted(before[2:])
+
+
 def test_broken_csv_is_named_with_its_line(shell, tmp_path):
     (tmp_path / "bad.csv").write_text("user_id,movie_id,rating,timestamp\n1,2,three,4\n")
     code, _, err = shell("train", "--ratings", tmp_path / "bad.csv", "--out", tmp_path / "model")
@@ -138,6 +149,79 @@ def test_release_without_a_version_says_what_to_do_first(shell):
     assert "retrain" in err
 
 
+@pytest.fixture
+def spooled(tmp_path):
+    """An answer that has not been shipped yet."""
+    line = {
+        "request_id": "a" * 32,
+        "version_number": 7,
+        "user_id": "3",
+        "served_at": "2022-11-14T12:00:00+00:00",
+        "arm": "stable",
+        "replica": "stable-1",
+        "source": "personal",
+        "movie_ids": "m1,m2",
+        "watched": "",
+        "latency_ms": 0.5,
+        "status": 200,
+        "canary_percent": 0,
+    }
+    spool = tmp_path / "var" / "spool"
+    spool.mkdir(parents=True)
+    (spool / "stable-1-999999999-1.jsonl").write_text(json.dumps(line) + "\n")
+
+
+def test_a_receipt_is_explained_in_words_and_as_json(shell, spooled):
+    code, out, _ = shell("receipt", "a" * 32)
+    assert code == Exit.OK
+    assert "User 3 got 2 movies from version 7 (stable)" in out
+    code, out, _ = shell("receipt", "a" * 32, "--replay", "--json")
+    told = json.loads(out)
+    assert (code, told["receipt"]["movie_ids"]) == (Exit.OK, ["m1", "m2"])
+    assert "there is no version 7" in told["replay"]["reason"]
+
+
+def test_an_unknown_receipt_is_a_failure_that_says_where_it_looked(shell):
+    code, out, err = shell("receipt", "b" * 32)
+    assert (code, out) == (Exit.FAILED, "")
+    assert "there is no receipt" in err
+    assert "Looked for in" in err
+
+
+def test_what_was_served_is_told_by_moment_user_and_version(shell, spooled):
+    for asked, key in (
+        (("--at", "2022-11-14 12:00:10", "--window-s", 30), "served"),
+        (("--user", "3", "--days", 36_500), 0),
+        (("--version", 7), "answers"),
+    ):
+        code, out, err = shell("served", *asked, "--json")
+        assert code == Exit.OK, err
+        assert json.loads(out)[key]
+        assert shell("served", *asked)[0] == Exit.OK
+
+
+def test_a_moment_with_a_zone_is_that_moment(shell, spooled):
+    _, out, _ = shell("served", "--at", "2022-11-14T14:00:10+02:00", "--json")
+    assert json.loads(out)["at"] == "2022-11-14T12:00:10+00:00"
+    assert json.loads(out)["served"][0]["answers"] == 1
+
+
+@pytest.mark.parametrize("asked", [(), ("--user", "3", "--version", 7), ("--at", "yesterday")])
+def test_served_wants_one_question_that_it_can_read(shell, asked):
+    assert shell("served", *asked)[0] == Exit.USAGE
+
+
+def test_archive_says_what_left_the_database(shell, spooled, tmp_path):
+    engine = connect(f"sqlite:///{tmp_path / 'var' / 'records.db'}")
+    migrate(str(engine.url))
+    ship_once(engine, tmp_path / "var" / "spool")
+    engine.dispose()
+    code, out, _ = shell("archive", "--keep-days", 1)
+    assert code == Exit.OK
+    assert [(day["day"], day["receipts"]) for day in json.loads(out)] == [("2022-11-14", 1)]
+    assert json.loads(shell("receipt", "a" * 32, "--json")[1])["receipt"]["kept_in"] == "archive"
+
+
 def test_every_command_has_help(shell):
     _, out, _ = shell("--help")
     for command in (
@@ -150,6 +234,11 @@ def test_every_command_has_help(shell):
         "release",
         "rollback",
         "status",
+        "receipt",
+        "served",
+        "archive",
+        "recorder",
+        "follow",
     ):
         assert command in out
         assert shell(command, "--help")[0] == Exit.OK

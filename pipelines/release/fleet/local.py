@@ -69,6 +69,7 @@ class LocalFleet:
             "MARQUEE_ARM": arm,
             "MARQUEE_REPLICA": replica,
             "MARQUEE_SPOOL_DIR": config.spool_dir,
+            "MARQUEE_RECENTS_DIR": config.recents_dir,
             "MARQUEE_BIND_ADDRESS": self.address(replica),
             "MARQUEE_REPLICA_WORKERS": config.replica_workers,
             "PROMETHEUS_MULTIPROC_DIR": self.counters_dir / replica,

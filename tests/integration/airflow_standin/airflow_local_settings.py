@@ -5,8 +5,10 @@ from datetime import timedelta
 
 import standin_release
 import standin_retrain
+import standin_upkeep
 
 sys.modules["pipelines.retrain"] = standin_retrain
+sys.modules["pipelines.audit.upkeep"] = standin_upkeep
 sys.modules["pipelines.release.steps"] = standin_release
 sys.modules["pipelines.release.world"] = standin_release
 

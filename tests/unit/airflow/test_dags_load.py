@@ -12,7 +12,7 @@ from airflow.sdk import DAG, TriggerRule
 from marquee_airflow.defaults import announce_failure
 from pipelines.settings import PROJECT_DIR
 
-DAG_IDS = {"retrain", "release", "rollback"}
+DAG_IDS = {"retrain", "release", "rollback", "housekeeping"}
 HEAVY = ["pandas", "numpy", "surprise", "great_expectations", "slack_sdk", "aiosmtplib", "alembic", "kafka"]
 SPEAKS_FOR_OTHERS = {"step_failed"}
 """Tasks without a callback: what they report has been announced."""
@@ -107,7 +107,13 @@ def test_a_failed_step_is_what_colours_the_run(bag):
 
 def test_only_training_waits_to_be_switched_on(bag):
     paused = {dag_id: dag.is_paused_upon_creation for dag_id, dag in bag.dags.items()}
-    assert paused == {"retrain": None, "release": False, "rollback": False}
+    assert paused == {"retrain": None, "release": False, "rollback": False, "housekeeping": False}
+
+
+def test_housekeeping_looks_before_it_archives_every_ten_minutes(bag):
+    housekeeping = bag.dags["housekeeping"]
+    assert order(housekeeping) == {"watch_receipts": {"archive_receipts"}, "archive_receipts": set()}
+    assert housekeeping.timetable.expression == "*/10 * * * *"
 
 
 @pytest.mark.parametrize(

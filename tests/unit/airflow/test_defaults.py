@@ -1,13 +1,10 @@
-import re
 from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
-from hypothesis import given
-from hypothesis import strategies as st
 
 from marquee_airflow import defaults
-from marquee_airflow.defaults import announce_failure, folder_name, outcomes, requested_by
+from marquee_airflow.defaults import announce_failure, outcomes, requested_by
 from pipelines.alerts import Alert
 from pipelines.errors import FleetError, NothingNew, Refused
 
@@ -84,15 +81,6 @@ def test_a_killed_task_is_announced_though_nobody_saw_an_exception(announced, er
 def test_an_endless_error_is_cut(announced):
     announce_failure({"exception": ValueError("x" * 10_000), "ti": TASK})
     assert announced[0].body.count("x") < 2_000
-
-
-def test_a_run_id_becomes_a_folder_name():
-    assert folder_name("manual__2026-11-22T05:06:01.06+00:00") == "manual__2026-11-22T05-06-01.06-00-00"
-
-
-@given(st.text(max_size=80))
-def test_no_run_id_leaves_its_folder(run_id):
-    assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", folder_name(run_id))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -99,3 +99,10 @@ def test_looks_come_back_newest_first(ledger):
 def test_unknown_release_is_named(ledger):
     with pytest.raises(ReleaseError, match="no release 7"):
         ledger.get(7)
+
+
+def test_an_auditor_finds_every_release_that_was_opened_by_then(ledger):
+    first, second = promoted(ledger, 2), promoted(ledger, 3)
+    assert ledger.opened_until(second.opened_at) == [second, first]
+    assert ledger.opened_until(first.opened_at) == [first]
+    assert ledger.opened_until(first.opened_at - timedelta(microseconds=1)) == []

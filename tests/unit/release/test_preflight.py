@@ -6,7 +6,7 @@ from pipelines.model.train import train
 from pipelines.release import preflight
 from pipelines.release.preflight import check
 
-CONFIG = TrainConfig(seed=1, svd_factors=2, svd_epochs=1, ranker_rank=2)
+CONFIG = TrainConfig(seed=1, svd_factors=2, svd_epochs=1, trending_half_life_days=2.0)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_model_of_another_version_is_named(model_dir):
 
 
 def test_model_with_a_missing_file_is_named(model_dir):
-    next(model_dir.glob("ranker*.npy")).unlink()
+    next(model_dir.glob("neighbour*.npy")).unlink()
     assert str(model_dir) in check(model_dir, version=None)
 
 
