@@ -1,6 +1,7 @@
 """Where a version comes from: one row of ``tracking`` a version, so that every answer leads to its data."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -17,6 +18,10 @@ def record_version(
     model_rmse: float,
     git_commit: str,
     run_id: str,
+    figures: dict[str, Any] | None = None,
+    gate_reason: str | None = None,
+    offsets: list[dict[str, Any]] | None = None,
+    code_commit: str | None = None,
 ) -> None:
     """Write the row of a version; writing it again overwrites it.
 
@@ -28,6 +33,11 @@ def record_version(
         model_rmse: hold-out RMSE, rating stars.
         git_commit: registry commit, 40 hex digits.
         run_id: run that trained it.
+        figures: all that its evaluation measured.
+        gate_reason: what the gate said when it let the version pass.
+        offsets: what it was trained on: topic, generation, partition, first and last offset (inclusive) of
+            each range that has no hole.
+        code_commit: commit of the code that trained it.
     """
     row = {
         "version_number": version_number,
@@ -36,6 +46,10 @@ def record_version(
         "model_rmse": model_rmse,
         "git_commit": git_commit,
         "run_id": run_id,
+        "figures": figures,
+        "gate_reason": gate_reason,
+        "offsets": offsets,
+        "code_commit": code_commit,
     }
     with engine.begin() as connection:
         upsert(connection, tracking, row)

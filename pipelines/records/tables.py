@@ -18,8 +18,10 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
+    text,
 )
-from sqlalchemy.dialects.mysql import DATETIME
+from sqlalchemy.dialects.mysql import DATETIME, VARCHAR
 
 metadata = MetaData()
 
@@ -28,6 +30,11 @@ _RowId = BigInteger().with_variant(Integer, "sqlite")
 
 # MySQL rounds a plain DATETIME to whole seconds.
 _Time = DateTime().with_variant(DATETIME(fsp=6), "mysql", "mariadb")
+
+# MySQL by itself takes "a" and "A" for the same.
+_BINARY = "utf8mb4_bin"
+_Name = String(64).with_variant(VARCHAR(64, collation=_BINARY), "mysql", "mariadb")
+_UserId = String(255).with_variant(VARCHAR(255, collation=_BINARY), "mysql", "mariadb")
 
 tracking = Table(
     "tracking",
@@ -38,24 +45,51 @@ tracking = Table(
     Column("model_rmse", Float, nullable=False, comment="hold-out RMSE, rating stars"),
     Column("git_commit", String(40), nullable=False, comment="registry commit"),
     Column("run_id", String(250), nullable=False, comment="run that trained it"),
+    Column("figures", JSON(none_as_null=True), nullable=True, comment="all that the evaluation measured"),
+    Column("gate_reason", Text, nullable=True, comment="why the gate let it pass"),
+    Column("offsets", JSON(none_as_null=True), nullable=True, comment="ranges of the stream it has seen"),
+    Column("code_commit", String(64), nullable=True, comment="the code that trained it"),
 )
 
 reccom = Table(
     "reccom",
     metadata,
-    Column("request_id", String(64), primary_key=True),
+    # Time comes first: InnoDB keeps rows in the order of this key, so new ones go to the end and old ones
+    # leave from the front. By the random request ids each row would cost a page.
+    Column("served_at", _Time, primary_key=True),
+    Column("request_id", _Name, primary_key=True),
+    Column("replica", _Name, primary_key=True),
     Column("version_number", Integer, nullable=False),
-    Column("user_id", String(255), nullable=False, comment="as asked for, cut to 255 characters"),
-    Column("served_at", _Time, nullable=False),
+    Column("user_id", _UserId, nullable=False, comment="as asked for, cut to 255 characters"),
     Column("arm", String(16), nullable=False),
-    Column("replica", String(64), nullable=False),
     Column("source", String(16), nullable=False, comment="rung of the fallback ladder"),
     Column("movie_ids", Text, nullable=False, comment="best first, comma-separated"),
     Column("latency_ms", Float, nullable=False),
     Column("status", SmallInteger, nullable=False),
     Column("canary_percent", SmallInteger, nullable=True, comment="split in force; null: asked past NGINX"),
-    Index("ix_reccom_version_user", "version_number", "user_id"),
+    Column(
+        "watched",
+        Text,
+        nullable=False,
+        server_default=text("('')"),
+        comment="folded in, newest first, comma-separated",
+    ),
+    Index("ix_reccom_request", "request_id"),
     Index("ix_reccom_user_time", "user_id", "served_at"),
+    Index("ix_reccom_version_time", "version_number", "served_at"),
+)
+"""One row an answer. NGINX asks another replica when one dies before its answer is out; both leave a receipt
+of the same request, and the latest is the answer that the viewer got."""
+
+lost_receipts = Table(
+    "lost_receipts",
+    metadata,
+    Column("lost_id", _RowId, primary_key=True, autoincrement=True),
+    Column("replica", _Name, nullable=False),
+    Column("since", _Time, nullable=False),
+    Column("until", _Time, nullable=False),
+    Column("count", Integer, nullable=False, comment="answers that left no receipt"),
+    UniqueConstraint("replica", "since", name="uq_lost_receipts"),
 )
 
 spools = Table(

@@ -1,10 +1,7 @@
 """Real services for the integration tests: started once, waited for with a bound, gone at the end."""
 
-import getpass
 import os
-import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +9,10 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from sqlalchemy import create_engine, text
-from sqlalchemy.exc import OperationalError
 
 from pipelines.local import broker
 from pipelines.settings import PROJECT_DIR
+from tests.mariadb import MariaDB, NoMariaDB
 from tests.ports import free_ports
 
 TOOLS_DIR = PROJECT_DIR / "var" / "tools"
@@ -95,27 +92,15 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
 @pytest.fixture(scope="session")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """SQLAlchemy address of a MariaDB of the tests' own, without a database name."""
-    folders = f"{os.environ['PATH']}:/usr/sbin"
-    install, server = (shutil.which(name, path=folders) for name in ("mariadb-install-db", "mariadbd"))
-    if install is None or server is None:
-        pytest.skip("no MariaDB on this machine: apt-get install mariadb-server")
-    data = tmp_path_factory.mktemp("mariadb")
-    (port,) = free_ports(1)
-    common = [f"--datadir={data}", f"--user={getpass.getuser()}"]
-    subprocess.run(
-        [install, "--no-defaults", *common, "--auth-root-authentication-method=normal"],
-        check=True,
-        capture_output=True,
-    )
-    own = [f"--port={port}", f"--socket={data}/socket", f"--pid-file={data}/pid", "--bind-address=127.0.0.1"]
-    process = subprocess.Popen([server, "--no-defaults", *common, *own], stderr=subprocess.DEVNULL)
-    url = f"mysql+pymysql://root@127.0.0.1:{port}"
     try:
-        _wait_for_database(url)
-        yield url
+        server = MariaDB(tmp_path_factory.mktemp("mariadb"))
+    except NoMariaDB as reason:
+        pytest.skip(str(reason))
+    try:
+        server.start()
+        yield server.url
     finally:
-        process.terminate()
-        process.wait(timeout=30)
+        server.stop()
 
 
 @pytest.fixture
@@ -128,17 +113,3 @@ def mysql_url(mariadb: str) -> Iterator[str]:
     with server.begin() as connection:
         connection.execute(text("drop database records"))
     server.dispose()
-
-
-def _wait_for_database(url: str) -> None:
-    engine = create_engine(url)
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while True:
-        try:
-            engine.connect().close()
-        except OperationalError:
-            assert time.monotonic() < deadline, "MariaDB did not come up"
-            time.sleep(0.2)
-        else:
-            break
-    engine.dispose()

@@ -3,7 +3,6 @@
 Runs on SQLite and on MariaDB, which speaks the protocol of MySQL.
 """
 
-import json
 import os
 import signal
 import sqlite3
@@ -23,9 +22,9 @@ from pipelines.records import recorder
 from pipelines.records.database import connect, migrate
 from pipelines.records.recorder import run, ship_once
 from pipelines.records.tables import metadata, reccom
+from tests.receipts import GONE_PID, line
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
-GONE_PID = 2**22 + 1  # above the largest process id of Linux
 PATIENCE_S = 60
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(PROJECT_DIR), *sys.path])}
 
@@ -99,23 +98,6 @@ def url(request):
 def spool_dir(tmp_path):
     (tmp_path / "spool").mkdir()
     return tmp_path / "spool"
-
-
-def line(request_id):
-    receipt = {
-        "request_id": request_id,
-        "version_number": 3,
-        "user_id": "596363",
-        "served_at": "2026-03-02T10:00:00.250000+00:00",
-        "arm": "stable",
-        "replica": "stable-1",
-        "source": "personal",
-        "movie_ids": "fight+club+1999,inception+2010",
-        "latency_ms": 1.5,
-        "status": 200,
-        "canary_percent": 20,
-    }
-    return json.dumps(receipt).encode() + b"\n"
 
 
 def start(script, *arguments):

@@ -20,7 +20,7 @@ from pipelines.model.registry import Registry, Version
 from pipelines.model.repository import Repository
 from pipelines.model.train import TrainConfig, load_ratings, train
 
-CONFIG = TrainConfig(seed=20, svd_factors=3, svd_epochs=2, ranker_rank=2)
+CONFIG = TrainConfig(seed=20, svd_factors=3, svd_epochs=2, trending_half_life_days=2.0)
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 
@@ -223,7 +223,7 @@ from pipelines.model.train import TrainConfig, train
 recipe._DENSE_BELOW = 0
 columns = {"userId": "user_id", "movieId": "movie_id"}
 ratings = pd.read_csv(sys.argv[1], dtype={"userId": "str", "movieId": "str"}).rename(columns=columns)
-config = TrainConfig(seed=20, svd_factors=5, svd_epochs=2, ranker_rank=20)
+config = TrainConfig(seed=20, svd_factors=5, svd_epochs=2, trending_half_life_days=2.0)
 meta = train(ratings, None, Path(sys.argv[2]), config=config, scale=None, judge=None, provenance={})
 print(fingerprint(meta))
 """

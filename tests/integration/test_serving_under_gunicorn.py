@@ -13,14 +13,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipelines.recents import RecentsWriter, Viewing
 from pipelines.settings import PROJECT_DIR
 from tests.fakes import tiny_artifact
 
@@ -30,6 +33,7 @@ DELAY_S = 0.3
 TIMED = "flask_http_request_duration_seconds_count"
 POPULAR = ",".join(f"m{row:02}" for row in range(20))
 EVEN_MOVIES = ",".join([*(f"m{row:02}" for row in range(2, 40, 2)), "m01"])
+BOTH_KINDS = ",".join(f"m{row:02}" for row in range(2, 22))
 WAIT_S = 20.0
 
 
@@ -60,7 +64,7 @@ class Replica:
     def spool(self) -> list[Path]:
         return sorted((self.folder / "spool").glob("*"))
 
-    def receipts(self) -> list[dict[str, object]]:
+    def receipts(self) -> list[dict[str, Any]]:
         return [json.loads(line) for path in self.spool() for line in path.read_bytes().splitlines()]
 
     def total(self, series: str) -> float:
@@ -80,6 +84,7 @@ def start(folder: Path, app: str = PRODUCTION) -> Replica:
         "MARQUEE_ARM": "canary",
         "MARQUEE_REPLICA": "canary",
         "MARQUEE_SPOOL_DIR": str(folder / "spool"),
+        "MARQUEE_RECENTS_DIR": str(folder / "recents"),
         "MARQUEE_BIND_ADDRESS": "127.0.0.1:0",
         "MARQUEE_REPLICA_WORKERS": "2",
         "MARQUEE_LOCAL_DELAY_MS": str(round(DELAY_S * 1_000)),
@@ -186,6 +191,22 @@ def test_a_known_user_a_stranger_and_the_answers_headers(shared: Replica) -> Non
         "x-marquee-arm": "canary",
         "x-marquee-source": "personal",
     }
+
+
+def test_what_somebody_watches_now_changes_the_next_list(replica: Replica) -> None:
+    def lists() -> set[str]:
+        return {httpx.get(f"{replica.url}/recommend/99").text for _ in range(8)}
+
+    assert lists() == {POPULAR}
+    with RecentsWriter(replica.folder / "recents", keep_days=7.0) as recents:
+        for watched, like_it in (("m00", EVEN_MOVIES), ("m01", BOTH_KINDS)):
+            recents.add([Viewing("99", watched, datetime.now(UTC))], {})
+            # Within a second either worker has found the folder, and what comes into it is there at once.
+            eventually(lambda wanted=like_it: lists() == {wanted})
+
+    assert httpx.get(f"{replica.url}/recommend/99").headers["X-Marquee-Source"] == "folded-in"
+    latest = max(replica.receipts(), key=lambda receipt: receipt["served_at"])
+    assert set(latest["watched"].split(",")) == {"m00", "m01"}
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,17 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from pipelines.errors import MarqueeError, SettingsError
+from pipelines.records import database
 from pipelines.records.database import connect, migrate, naive_utc, upsert
-from pipelines.records.tables import looks, metadata, spools
+from pipelines.records.tables import looks, metadata, reccom, spools, tracking
+from tests.receipts import row
 
 
 def test_migrated_tables_are_the_tables_of_the_code(url, opened):
@@ -29,6 +32,64 @@ def test_migrating_again_changes_nothing_and_keeps_the_rows(url, opened):
     migrate(url)
     with engine.connect() as connection:
         assert connection.execute(select(spools)).all() == [("stable-1-7-1", 10)]
+
+
+def alembic_to(engine, revision, run=command.upgrade):
+    """Bring the tables of an SQLite database to a revision as `migrate` does."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        run(database._alembic(connection), revision)
+
+
+@pytest.fixture
+def of_first_revision(url, opened):
+    """A database of the first revision with one receipt and one version."""
+    engine = opened(url)
+    alembic_to(engine, "0001")
+    answered = row("a") | {"served_at": str(row("a")["served_at"])}
+    del answered["watched"]
+    columns = ", ".join(answered)
+    values = ", ".join(f":{name}" for name in answered)
+    version = "(3, '2026-03-01 08:00:00', '2026-03-01 09:00:00', 0.9, 'c', 'manual-3')"
+    with engine.begin() as connection:
+        connection.execute(text(f"insert into reccom ({columns}) values ({values})"), answered)
+        connection.execute(text(f"insert into tracking values {version}"))
+    return engine
+
+
+def test_rows_of_the_first_tables_survive(url, of_first_revision):
+    migrate(url)
+    with of_first_revision.connect() as connection:
+        assert connection.execute(select(reccom)).mappings().all() == [row("a", watched="")]
+        assert connection.execute(select(tracking)).one()[-5:] == ("manual-3", None, None, None, None)
+
+
+def test_going_back_keeps_of_each_request_the_answer_that_the_viewer_got(url, of_first_revision):
+    before = tables_of(of_first_revision)
+    migrate(url)
+    later = row("a", served_at=datetime(2026, 3, 2, 11), replica="stable-2")
+    with of_first_revision.begin() as connection:
+        connection.execute(insert(reccom).values(later))
+    alembic_to(of_first_revision, "0001", run=command.downgrade)
+    with of_first_revision.connect() as connection:
+        assert connection.execute(text("select replica from reccom")).all() == [("stable-2",)]
+        assert connection.execute(text("select run_id from tracking")).all() == [("manual-3",)]
+    assert tables_of(of_first_revision) == before
+
+
+def tables_of(engine):
+    """Columns, keys and indexes of each table."""
+    seen = inspect(engine)
+    return {
+        name: (
+            sorted(
+                (column["name"], str(column["type"]), column["nullable"]) for column in seen.get_columns(name)
+            ),
+            seen.get_pk_constraint(name)["constrained_columns"],
+            sorted((index["name"], index["column_names"]) for index in seen.get_indexes(name)),
+        )
+        for name in seen.get_table_names()
+    }
 
 
 def test_migrating_makes_the_missing_folder(tmp_path):

@@ -4,6 +4,7 @@ from sqlalchemy import insert, select, text
 
 from pipelines.records.provenance import record_version
 from pipelines.records.tables import reccom, tracking
+from tests.receipts import row
 
 ANCESTOR_QUERY = """
 select A.version_number, A.user_id, B.data_creation, B.trained_on, B.model_rmse
@@ -11,7 +12,7 @@ from reccom A, tracking B where A.version_number = B.version_number order by A.v
 """
 
 
-def record(engine, version, rmse=0.9):
+def record(engine, version, rmse=0.9, **more):
     record_version(
         engine,
         version_number=version,
@@ -20,33 +21,40 @@ def record(engine, version, rmse=0.9):
         model_rmse=rmse,
         git_commit="c" * 40,
         run_id=f"manual-{version}",
+        **more,
     )
 
 
 def answer(engine, request_id, version):
-    row = {
-        "request_id": request_id,
-        "version_number": version,
-        "user_id": "596363",
-        "served_at": datetime(2026, 3, 2),
-        "arm": "stable",
-        "replica": "stable-1",
-        "source": "personal",
-        "movie_ids": "fight+club+1999",
-        "latency_ms": 1.5,
-        "status": 200,
-        "canary_percent": 20,
-    }
+    answered = row(request_id, version_number=version)
     with engine.begin() as connection:
-        connection.execute(insert(reccom).values(row))
+        connection.execute(insert(reccom).values(answered))
 
 
 def test_version_is_recorded_in_utc(engine):
     record(engine, 3)
     with engine.connect() as connection:
         assert connection.execute(select(tracking)).all() == [
-            (3, datetime(2026, 3, 1, 8), datetime(2026, 3, 1, 9), 0.9, "c" * 40, "manual-3")
+            (3, datetime(2026, 3, 1, 8), datetime(2026, 3, 1, 9), 0.9, "c" * 40, "manual-3", *[None] * 4)
         ]
+
+
+def test_what_is_not_known_of_a_version_is_null(engine):
+    record(engine, 3)
+    with engine.connect() as connection:
+        nulls = "figures is null and gate_reason is null and offsets is null and code_commit is null"
+        assert connection.scalar(text(f"select count(*) from tracking where {nulls}")) == 1
+
+
+def test_story_of_a_version_is_kept(engine):
+    offsets = [{"topic": "movielog4", "generation": 1, "partition": 0, "first": 0, "last": 499}]
+    story = {"figures": {"rmse": 0.9, "ndcg_at_10": None}, "gate_reason": "RMSE 0.9 is below 1.0"}
+    record(engine, 3, **story, offsets=offsets, code_commit="d" * 40)
+    with engine.connect() as connection:
+        kept = connection.execute(select(tracking)).mappings().one()
+    assert {name: kept[name] for name in story} == story
+    assert kept["offsets"] == offsets
+    assert kept["code_commit"] == "d" * 40
 
 
 def test_recording_a_version_again_overwrites_it(engine):

@@ -1,11 +1,8 @@
-import json
 import os
 from datetime import datetime
 from threading import Event, Thread
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sqlalchemy import insert, select
 from sqlalchemy.exc import OperationalError
 
@@ -13,15 +10,8 @@ from pipelines.errors import SettingsError
 from pipelines.records import recorder
 from pipelines.records.database import migrate
 from pipelines.records.recorder import run, ship_once
-from pipelines.records.tables import reccom, spools
-
-GONE_PID = 2**22 + 1  # above the largest process id of Linux
-
-
-@pytest.fixture
-def spool_dir(tmp_path):
-    (tmp_path / "spool").mkdir()
-    return tmp_path / "spool"
+from pipelines.records.tables import lost_receipts, reccom, spools
+from tests.receipts import GONE_PID, as_line, line, loss, receipt, row
 
 
 @pytest.fixture
@@ -32,27 +22,6 @@ def live(spool_dir):
 @pytest.fixture
 def orphan(spool_dir):
     return spool_dir / f"stable-1-{GONE_PID}-100.jsonl"
-
-
-def receipt(request_id, **changes):
-    fields = {
-        "request_id": request_id,
-        "version_number": 3,
-        "user_id": "596363",
-        "served_at": "2026-03-02T10:00:00.250000+00:00",
-        "arm": "stable",
-        "replica": "stable-1",
-        "source": "personal",
-        "movie_ids": "fight+club+1999,inception+2010",
-        "latency_ms": 1.5,
-        "status": 200,
-        "canary_percent": 20,
-    }
-    return fields | changes
-
-
-def line(request_id, **changes):
-    return json.dumps(receipt(request_id, **changes)).encode() + b"\n"
 
 
 def append(file, *lines):
@@ -74,8 +43,30 @@ def test_receipt_arrives_with_every_field(engine, spool_dir, live):
     append(live, line("a"))
     assert ship_once(engine, spool_dir) == 1
     with engine.connect() as connection:
-        (row,) = connection.execute(select(reccom)).mappings()
-    assert row == receipt("a") | {"served_at": datetime(2026, 3, 2, 10, 0, 0, 250_000)}
+        (arrived,) = connection.execute(select(reccom)).mappings()
+    assert arrived == receipt("a") | {"served_at": datetime(2026, 3, 2, 10, 0, 0, 250_000)}
+
+
+def test_receipt_of_a_replica_that_knows_no_folding_in_arrives(engine, spool_dir, live):
+    old = receipt("a")
+    del old["watched"]
+    append(live, as_line(old), line("b", watched="brazil+1985"))
+    assert ship_once(engine, spool_dir) == 2
+    with engine.connect() as connection:
+        watched = connection.scalars(select(reccom.c.watched).order_by(reccom.c.request_id)).all()
+    assert watched == ["", "brazil+1985"]
+
+
+def test_loss_is_kept_once_told_once_and_no_receipt(engine, spool_dir, live, caplog):
+    append(live, line("a"), loss(7), line("b"), loss(7, replica="stable-2"))
+    assert ship_once(engine, spool_dir) == 2
+    append(live, loss(7))
+    assert ship_once(engine, spool_dir) == 0
+    with engine.connect() as connection:
+        kept = connection.execute(select(lost_receipts).order_by(lost_receipts.c.replica)).all()
+    since, until = datetime(2026, 3, 2, 10, 0, 0, 1), datetime(2026, 3, 2, 10, 5)
+    assert [each[1:] for each in kept] == [("stable-1", since, until, 7), ("stable-2", since, until, 7)]
+    assert "replica stable-1 lost 7 receipt(s) from 2026-03-02 10:00:00.000001" in caplog.text
 
 
 def test_shipping_again_ships_nothing(engine, spool_dir, live):
@@ -119,9 +110,16 @@ def test_time_with_another_zone_is_stored_in_utc(engine, spool_dir, live):
         assert connection.scalar(select(reccom.c.served_at)) == datetime(2026, 3, 2, 10 + 5)
 
 
-def test_request_that_two_replicas_answered_is_kept_once(engine, spool_dir, live):
+def test_each_attempt_of_a_request_is_kept(engine, spool_dir, live):
     append(live, line("a", replica="stable-1"))
     append(spool_dir / f"stable-2-{os.getpid()}-100.jsonl", line("a", replica="stable-2"))
+    ship_once(engine, spool_dir)
+    assert shipped_ids(engine) == ["a", "a"]
+
+
+def test_a_line_that_comes_twice_is_kept_once(engine, spool_dir, live):
+    append(live, line("a"))
+    append(spool_dir / f"stable-2-{os.getpid()}-100.jsonl", line("a"))
     ship_once(engine, spool_dir)
     assert shipped_ids(engine) == ["a"]
 
@@ -133,25 +131,7 @@ def test_file_larger_than_a_chunk_is_shipped_whole(engine, spool_dir, live, monk
     assert shipped_bytes(engine) == {live.stem: 100 * len(line("000"))}
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        b"{not json}\n",
-        b"\xff\xfe\n",
-        b"[1, 2]\n",
-        b"{}\n",
-        line("x" * 65),
-        line(""),
-        line("x", version_number=None),
-        line("x", version_number=2**31),
-        line("x", served_at="yesterday"),
-        line("x", served_at="2026-03-02T10:00:00"),
-        line("x", served_at="0001-01-01T00:00:00+05:00"),
-        line("x", latency_ms=float("nan")),
-        line("x", arm="y" * 17),
-        line("x", canary_percent=101),
-    ],
-)
+@pytest.mark.parametrize("bad", [b"{not json}\n", line("x" * 65), loss(0)])
 def test_malformed_line_is_logged_and_skipped(engine, spool_dir, live, caplog, bad):
     append(live, line("a"), bad, line("b"))
     assert ship_once(engine, spool_dir) == 2
@@ -173,13 +153,6 @@ def test_overlong_user_id_is_cut_and_kept(engine, spool_dir, live):
     ship_once(engine, spool_dir)
     with engine.connect() as connection:
         assert connection.scalar(select(reccom.c.user_id)) == "9" * 255
-
-
-@given(lines=st.lists(st.binary(max_size=60).map(lambda text: text.replace(b"\n", b""))))
-def test_no_bytes_stop_the_reader(lines):
-    rows, malformed = recorder._rows([*lines, line("a").rstrip()])
-    assert len(rows) == 1
-    assert len(malformed) == len([text for text in lines if text])
 
 
 # --- the end of a file --------------------------------------------------------------------------
@@ -356,11 +329,11 @@ def test_address_that_can_never_work_stops_the_recorder(spool_dir):
         run("nonsense", spool_dir, 0.5, Pauses(nothing))
 
 
-def test_row_of_another_writer_is_left_as_it_is(engine, spool_dir, live):
+def test_row_of_the_same_key_is_left_as_it_is(engine, spool_dir, live):
     with engine.begin() as connection:
-        connection.execute(insert(reccom).values(receipt("a") | {"served_at": datetime(2026, 1, 1)}))
+        connection.execute(insert(reccom).values(row("a", source="popular")))
     append(live, line("a"), line("b"))
     ship_once(engine, spool_dir)
     with engine.connect() as connection:
-        times = connection.scalars(select(reccom.c.served_at).order_by(reccom.c.request_id)).all()
-    assert times == [datetime(2026, 1, 1), datetime(2026, 3, 2, 10, 0, 0, 250_000)]
+        sources = connection.scalars(select(reccom.c.source).order_by(reccom.c.request_id)).all()
+    assert sources == ["popular", "personal"]
