@@ -3,27 +3,36 @@
 Whatever stands for the user id is answered with 200 and a list. The database is never asked.
 """
 
+import logging
+import os
 import re
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException
-from werkzeug.routing import BaseConverter
+from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed
+from werkzeug.wsgi import get_path_info
 
 from pipelines.model.artifact import Model
-from serving.ladder import Ladder
+from serving.ladder import Answer, Ladder, NoRecents, Recents
 from serving.metrics import Metrics
 from serving.receipts import Receipt
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_RECOMMEND = "/recommend/"
+_METHODS = ("GET", "HEAD")
+_STATUS = {200: "200 OK", 503: "503 Service Unavailable"}
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
-_PERCENT = re.compile(r"[0-9]{1,2}|100")
+_PERCENTAGES = {str(percent): percent for percent in range(101)}
 _USER_ID_CHARACTERS = 255
 _TEXT = "text/plain; charset=utf-8"
+
+logger = logging.getLogger(__name__)
 
 
 class Receipts(Protocol):
@@ -33,10 +42,11 @@ class Receipts(Protocol):
         """Keep ``receipt`` and return whether it is safe; never raise."""
 
 
-class _AnyText(BaseConverter):
-    # Slashes, line ends and nothing at all are user ids that are asked for, too.
-    regex = "(?s:.*)"
-    part_isolating = False
+class Answers(Protocol):
+    """Who has a list for everybody; in production a :class:`serving.ladder.Ladder`."""
+
+    def answer(self, user_id: str) -> Answer:
+        """Return the best that can be had for any text as ``user_id``."""
 
 
 class _Identity(TypedDict):
@@ -45,47 +55,95 @@ class _Identity(TypedDict):
     replica: str
 
 
-class _Replica:
-    """The views; what they share is one model and who is answering."""
+class Recommend:
+    """``/recommend/<userid>`` as bare WSGI in front of Flask, which gets everything else.
 
-    def __init__(self, model: Model, identity: _Identity, receipts: Receipts, metrics: Metrics) -> None:
-        self._model = model
+    The route needs none of what Flask does for a request, and that takes longer than list and receipt.
+    """
+
+    def __init__(
+        self,
+        rest: "WSGIApplication",
+        answers: Answers,
+        identity: _Identity,
+        receipts: Receipts,
+        metrics: Metrics,
+    ) -> None:
+        self.answers = answers
+        self._rest = rest
         self._identity = identity
-        self._headers = {"X-Marquee-Version": str(identity["version"]), "X-Marquee-Arm": identity["arm"]}
+        self._headers = [
+            ("Content-Type", _TEXT),
+            ("X-Marquee-Version", str(identity["version"])),
+            ("X-Marquee-Arm", identity["arm"]),
+        ]
         self._receipts = receipts
         self._metrics = metrics
-        self._ladder = Ladder(model)
-        self._ladder.warm_up()
 
-    def recommend(self, userid: str) -> Response:
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer with one line of movie ids, best first, and leave a receipt."""
-        answer = self._ladder.answer(userid)
+        started_s = perf_counter()
+        path = get_path_info(environ)
+        if not path.startswith(_RECOMMEND):
+            return self._rest(environ, start_response)
+        method = environ["REQUEST_METHOD"]
+        if method not in _METHODS:
+            return _in_plain_text(MethodNotAllowed(_METHODS))(environ, start_response)
+        try:
+            status, headers, body = self._answer(path[len(_RECOMMEND) :], environ, started_s)
+        except Exception:
+            logger.exception("no answer to %.200r", path)
+            self._metrics.time(method, 500, perf_counter() - started_s)
+            return _in_plain_text(InternalServerError())(environ, start_response)
+        self._metrics.time(method, status, perf_counter() - started_s)
+        start_response(_STATUS[status], headers)
+        return [body] if method == "GET" else []
+
+    def _answer(
+        self, user_id: str, environ: "WSGIEnvironment", started_s: float
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
+        answer = self.answers.answer(user_id)
         # Only a replica that never was ready has nothing: NGINX then asks the next one.
         status = 200 if answer.line else 503
-        request_id = _request_id()
-        latency_ms = (perf_counter() - g.started_s) * 1_000
+        request_id = _request_id(environ)
+        latency_ms = (perf_counter() - started_s) * 1_000
         self._keep(
             Receipt(
                 request_id=request_id,
                 version_number=self._identity["version"],
-                user_id=userid[:_USER_ID_CHARACTERS],
+                user_id=user_id[:_USER_ID_CHARACTERS],
                 served_at=datetime.now(UTC).isoformat(timespec="microseconds"),
                 arm=self._identity["arm"],
                 replica=self._identity["replica"],
                 source=answer.source,
                 movie_ids=answer.line,
+                watched=",".join(answer.watched),
                 latency_ms=round(latency_ms, 3),
                 status=status,
-                canary_percent=_canary_percent(),
+                canary_percent=_PERCENTAGES.get(environ.get("HTTP_X_MARQUEE_CANARY_PERCENT", "")),
             )
         )
-        headers = {**self._headers, "X-Request-Id": request_id, "X-Marquee-Source": answer.source}
-        return Response(answer.line, status, headers, content_type=_TEXT)
+        body = answer.line.encode()
+        own = [
+            ("Content-Length", str(len(body))),
+            ("X-Request-Id", request_id),
+            ("X-Marquee-Source", answer.source),
+        ]
+        return status, self._headers + own, body
 
     def _keep(self, receipt: Receipt) -> None:
         self._metrics.count(receipt["source"])
         if not self._receipts.append(receipt):
             self._metrics.receipts_lost.inc()
+
+
+class _Probes:
+    """The views for whoever looks after the replica."""
+
+    def __init__(self, model: Model, identity: _Identity, ladder: Ladder) -> None:
+        self._model = model
+        self._identity = identity
+        self._ladder = ladder
 
     def healthz(self) -> Response:
         """Say that the process lives."""
@@ -101,7 +159,9 @@ class _Replica:
         return {**self._model.meta, **self._identity}
 
 
-def create_app(model: Model, *, version: int, arm: str, replica: str, receipts: Receipts) -> Flask:
+def create_app(
+    model: Model, *, version: int, arm: str, replica: str, receipts: Receipts, recents: Recents | None = None
+) -> Flask:
     """Build the server of one replica.
 
     Args:
@@ -110,27 +170,22 @@ def create_app(model: Model, *, version: int, arm: str, replica: str, receipts: 
         arm: ``stable`` or ``canary``.
         replica: name of this server; several workers share it.
         receipts: where the receipt of every answer goes.
+        recents: what users watched since the training; None: nothing is known of that.
     """
     app = Flask(__name__, static_folder=None)
-    app.url_map.converters["default"] = _AnyText
-    app.url_map.merge_slashes = False
-    app.before_request(_start_the_clock)
+    metrics = Metrics(app, version=version, arm=arm, timed_rule=f"{_RECOMMEND}<userid>")
+    ladder = Ladder(model, recents or NoRecents(), metrics)
+    ladder.warm_up()
+    identity = _Identity(version=version, arm=arm, replica=replica)
+    probes = _Probes(model, identity, ladder)
+    views: list[Callable[[], ResponseReturnValue]] = [probes.healthz, probes.readyz, probes.version]
+    for view in views:
+        app.add_url_rule(
+            f"/{view.__name__}", view_func=view, methods=["GET"], provide_automatic_options=False
+        )
     app.register_error_handler(HTTPException, _in_plain_text)
-    metrics = Metrics(app, version=version, arm=arm, timed_endpoint="recommend")
-    views = _Replica(model, _Identity(version=version, arm=arm, replica=replica), receipts, metrics)
-    routes: dict[str, Callable[..., ResponseReturnValue]] = {
-        "/recommend/<userid>": views.recommend,
-        "/healthz": views.healthz,
-        "/readyz": views.readyz,
-        "/version": views.version,
-    }
-    for rule, view in routes.items():
-        app.add_url_rule(rule, view_func=view, methods=["GET"], provide_automatic_options=False)
+    app.wsgi_app = Recommend(app.wsgi_app, ladder, identity, receipts, metrics)  # type: ignore[method-assign]
     return app
-
-
-def _start_the_clock() -> None:
-    g.started_s = perf_counter()
 
 
 def _in_plain_text(error: HTTPException) -> Response:
@@ -138,11 +193,6 @@ def _in_plain_text(error: HTTPException) -> Response:
     return Response(f"{error.code} {error.name}\n", error.code, headers)
 
 
-def _request_id() -> str:
-    given = request.headers.get("X-Request-Id", "")
-    return given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def _canary_percent() -> int | None:
-    given = request.headers.get("X-Marquee-Canary-Percent", "")
-    return int(given) if _PERCENT.fullmatch(given) else None
+def _request_id(environ: "WSGIEnvironment") -> str:
+    given: str = environ.get("HTTP_X_REQUEST_ID", "")
+    return given if _SANE_REQUEST_ID.fullmatch(given) else os.urandom(16).hex()

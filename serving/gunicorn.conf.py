@@ -12,6 +12,7 @@ ends the replica with a bus error, while one under the spool costs receipts only
 What the application itself reads stands in ``serving/wsgi.py``.
 """
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,17 @@ _counters_dir.mkdir(parents=True, exist_ok=True)
 
 
 def on_starting(server: Any) -> None:
-    """Begin with counters at zero, and hand over receipts that an earlier start left behind."""
+    """Begin with counters at zero, and hand over receipts that an earlier start left behind.
+
+    What is loaded by now is left out of all later collections of garbage: looking through it would take time
+    in the middle of an answer and make each worker copy its pages. Before the port is open, because whoever
+    connects then waits for the first worker.
+    """
     for file in _counters_dir.glob("*.db"):
         file.unlink()
     _seal()
+    gc.collect()
+    gc.freeze()
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -1,7 +1,8 @@
 """Receipts: one JSON line for every answer, appended to a spool file that the recorder ships later.
 
 A line is in the file before its answer leaves the replica, so a killed worker never gave an answer that
-has no receipt. A full disk costs receipts, never answers.
+has no receipt. A full disk costs receipts, never answers; how many it cost stands in a line of its own
+before the first receipt that could be kept again.
 
 A worker writes ``<replica>-<pid>-<start, ns>.jsonl``; a file that is finished, because it is large or its
 writer has ended, is renamed to ``….done``. The name before the suffix stays the same.
@@ -39,11 +40,25 @@ class Receipt(TypedDict):
     source: str
     movie_ids: str
     """Best first, comma-separated, exactly as answered."""
+    watched: str
+    """Movies watched since the training that the list accounts for, the latest first, comma-separated."""
     latency_ms: float
     """From the request's arrival in the application to the finished answer."""
     status: int
     canary_percent: int | None
     """Split in force, as NGINX said; None: asked past NGINX."""
+
+
+class Loss(TypedDict):
+    """What is remembered of answers in a row that left no receipt; a line of the spool like a receipt."""
+
+    lost: int
+    """How many, at least 1."""
+    replica: str
+    since: str
+    """``served_at`` of the first of them."""
+    until: str
+    """``served_at`` of the last of them."""
 
 
 @dataclass(slots=True)
@@ -64,27 +79,34 @@ class Spool:
         self._rotate_bytes = rotate_bytes
         self._lock = Lock()
         self._file: _File | None = None
-        self._losing = False
+        self._loss: Loss | None = None
 
     def append(self, receipt: Receipt) -> bool:
         """Write one line; return whether it is safe from the end of this process. Never raises."""
-        line = _encode(receipt).encode() + b"\n"
+        line = _line(receipt)
         with self._lock:
             try:
-                self._write(line)
+                # One write: a loss is told once, together with the receipt that shows its end.
+                self._write(_line(self._loss) + line if self._loss else line)
             except OSError as error:
-                self._tell(error)
+                self._lose(receipt, error)
                 return False
-            if self._losing:
-                logger.warning("receipts are kept again in %s", self._folder)
-                self._losing = False
+            if self._loss:
+                logger.warning(
+                    "receipts are kept again in %s after %d lost", self._folder, self._loss["lost"]
+                )
+                self._loss = None
         return True
 
-    def _tell(self, error: OSError) -> None:
-        # Once per outage: the metric counts what follows.
-        if not self._losing:
-            logger.error("receipts are lost: %s; free space in %s or mend it", error, self._folder)
-        self._losing = True
+    def _lose(self, receipt: Receipt, error: OSError) -> None:
+        at = receipt["served_at"]
+        if self._loss:
+            self._loss["lost"] += 1
+            self._loss["until"] = at
+            return
+        # Told once per outage: the metric counts what follows.
+        logger.error("receipts are lost: %s; free space in %s or mend it", error, self._folder)
+        self._loss = Loss(lost=1, replica=self._replica, since=at, until=at)
 
     def _write(self, line: bytes) -> None:
         file = self._current()
@@ -127,6 +149,10 @@ def seal(folder: Path, replica: str) -> list[Path]:
     matches = [(path, name.fullmatch(path.name)) for path in sorted(folder.glob("*.jsonl"))]
     left = [path for path, match in matches if match and not _is_alive(int(match[1]))]
     return [done for path in left if (done := _try_to_mark_done(path))]
+
+
+def _line(entry: Receipt | Loss) -> bytes:
+    return _encode(entry).encode() + b"\n"
 
 
 def _try_to_mark_done(path: Path) -> Path | None:

@@ -76,7 +76,9 @@ def by_user(name: str, ratings: pd.DataFrame) -> Split:
     typed = ratings.astype({"user_id": "str", "movie_id": "str", "rating": "float32", "timestamp": "int64"})
     place = typed.groupby("user_id").cumcount()
     early = place < np.round(typed.groupby("user_id")["rating"].transform("size") * (1 - TEST_SHARE))
-    return Split(name, typed[early].sort_values("timestamp"), None, typed.loc[~early, ["user_id", "movie_id"]])
+    return Split(
+        name, typed[early].sort_values("timestamp"), None, typed.loc[~early, ["user_id", "movie_id"]]
+    )
 
 
 def stream(name: str, known: tastes.Tastes, viewings_each: float, *, of_own_taste: bool) -> Split:
@@ -184,7 +186,9 @@ def half_step(rows: csr_matrix, fixed: np.ndarray) -> np.ndarray:
     gram, solved = fixed.T @ fixed, np.zeros((rows.shape[0], fixed.shape[1]))
     lengths = np.diff(rows.indptr)
     for length in np.unique(lengths[lengths > 0]):
-        for part in np.array_split(same := np.flatnonzero(lengths == length), 1 + len(same) * length // 50_000):
+        for part in np.array_split(
+            same := np.flatnonzero(lengths == length), 1 + len(same) * length // 50_000
+        ):
             vectors = fixed[rows[part].indices.reshape(len(part), length)]
             left = gram + np.einsum("nlf,nlg->nfg", vectors, vectors) + 0.1 * length * np.eye(len(gram))
             solved[part] = np.linalg.solve(left, 2 * vectors.sum(axis=1)[:, :, np.newaxis])[:, :, 0]

@@ -44,7 +44,7 @@ def test_whatever_stands_for_the_user_gets_a_list(client: FlaskClient, model: To
     answer = client.get(f"/recommend/{user_id}")
 
     assert answer.status_code == 200
-    assert answer.text.split(",")[0] in (model.popular[0], model.personal[0])
+    assert answer.text.split(",")[0] in (model.lately[0], model.personal[0])
     assert len(answer.text.split(",")) == 20
 
 
@@ -59,14 +59,26 @@ def test_any_text_as_user_id_is_answered_and_remembered(client: FlaskClient, rec
 
 
 @pytest.mark.parametrize("user_id", ["666", "full"])
-def test_a_user_the_model_fails_for_gets_the_general_list(
+def test_a_user_the_model_fails_for_gets_the_popular_list(
     client: FlaskClient, model: ToyModel, user_id: str
 ) -> None:
     answer = client.get(f"/recommend/{user_id}")
 
     assert answer.status_code == 200
-    assert answer.text == ",".join(model.popular[:20])
-    assert answer.headers["X-Marquee-Source"] == "fallback"
+    assert answer.text == ",".join(model.ever[:20])
+    assert answer.headers["X-Marquee-Source"] == "popular"
+
+
+def test_a_stranger_who_has_watched_something_gets_a_list_folded_in_from_it(
+    client: FlaskClient, model: ToyModel, recents, receipts
+) -> None:
+    recents.movies["stranger"] = (model.personal[3], "unknown+", model.personal[0])
+
+    answer = client.get("/recommend/stranger")
+
+    assert answer.headers["X-Marquee-Source"] == "folded-in"
+    assert answer.text == ",".join([*model.personal[1:3], *model.personal[4:22]])
+    assert receipts.kept[0]["watched"] == f"{model.personal[3]},unknown+,{model.personal[0]}"
 
 
 def test_an_answer_says_who_gave_it(client: FlaskClient) -> None:
@@ -109,6 +121,7 @@ def test_a_receipt_holds_the_whole_answer(client: FlaskClient, receipts) -> None
         "replica": "canary",
         "source": "personal",
         "movie_ids": answer.text,
+        "watched": "",
         "status": 200,
         "canary_percent": 20,
     }
@@ -130,6 +143,14 @@ def test_a_lost_receipt_does_not_cost_the_answer(client: FlaskClient, receipts) 
     receipts.full = True
 
     assert client.get("/recommend/1").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/recommend/1", "/recommend/666", "/healthz"])
+def test_the_length_of_the_body_is_said_and_true(client: FlaskClient, path: str) -> None:
+    answer = client.get(path)
+
+    assert answer.headers.getlist("Content-Length") == [str(len(answer.data))]
+    assert answer.headers.getlist("Content-Type") == ["text/plain; charset=utf-8"]
 
 
 def test_head_is_answered_without_a_body(client: FlaskClient) -> None:
@@ -189,14 +210,14 @@ def test_readyz_is_503_while_the_model_cannot_recommend(client: FlaskClient, mod
     assert mended.status_code == 200
 
 
-def test_a_model_that_breaks_later_still_leaves_the_general_list(
+def test_a_model_that_breaks_later_still_leaves_the_popular_list(
     client: FlaskClient, model: ToyModel
 ) -> None:
     model.healthy = False
 
     answer = client.get("/recommend/1")
 
-    assert (answer.status_code, answer.text) == (200, ",".join(model.popular[:20]))
+    assert (answer.status_code, answer.text) == (200, ",".join(model.ever[:20]))
 
 
 def test_a_replica_that_never_had_a_list_sends_the_caller_to_the_next_one(

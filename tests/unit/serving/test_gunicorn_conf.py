@@ -1,5 +1,7 @@
+import gc
 import runpy
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ CONFIGURATION = Path(__file__).parents[3] / "serving" / "gunicorn.conf.py"
 
 
 @pytest.fixture
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Path]]:
     """Folders of the counters and of the spool."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "counters"))
     monkeypatch.setenv("MARQUEE_SPOOL_DIR", str(tmp_path / "spool"))
@@ -17,7 +19,8 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
     # Set by the configuration itself: put back afterwards.
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
     (tmp_path / "spool").mkdir()
-    return tmp_path / "counters", tmp_path / "spool"
+    yield tmp_path / "counters", tmp_path / "spool"
+    gc.unfreeze()
 
 
 def configuration() -> dict[str, Any]:
@@ -72,3 +75,9 @@ def test_a_worker_that_ends_leaves_its_counters(folders: tuple[Path, Path]) -> N
     settings["child_exit"](None, None)
 
     assert [path.name for path in folders[0].iterdir()] == ["counter_1.db"]
+
+
+def test_what_is_loaded_before_the_fork_is_never_looked_through_again(folders: tuple[Path, Path]) -> None:
+    configuration()["on_starting"](None)
+
+    assert gc.get_freeze_count() > 0

@@ -47,7 +47,6 @@ def test_only_recommendations_are_timed(client: FlaskClient, path: str) -> None:
     client.get(path)
 
     assert samples(client, f"{TIMED}_count") == {}
-    assert samples(client, "flask_http_request_total") == {}
 
 
 def test_a_made_up_method_makes_no_series(client: FlaskClient) -> None:
@@ -56,14 +55,16 @@ def test_a_made_up_method_makes_no_series(client: FlaskClient) -> None:
     assert samples(client, f"{TIMED}_count") == {}
 
 
-def test_answers_are_counted_by_rung_of_the_ladder(client: FlaskClient) -> None:
-    for user_id in ("1", "1", "stranger", "666"):
+def test_answers_are_counted_by_rung_of_the_ladder(client: FlaskClient, recents) -> None:
+    recents.movies["guest"] = ("some+movie+2000",)
+    for user_id in ("1", "1", "guest", "stranger", "666"):
         client.get(f"/recommend/{user_id}")
 
     assert samples(client, "marquee_answers_total") == {
         labels(source="personal"): 2,
+        labels(source="folded-in"): 1,
+        labels(source="trending"): 1,
         labels(source="popular"): 1,
-        labels(source="fallback"): 1,
     }
 
 
@@ -74,6 +75,15 @@ def test_lost_receipts_are_counted(client: FlaskClient, receipts) -> None:
         client.get("/recommend/1")
 
     assert (before, samples(client, "marquee_receipts_lost_total")) == ({labels(): 0}, {labels(): 3})
+
+
+def test_what_did_not_work_beside_an_answer_is_counted(client: FlaskClient, recents) -> None:
+    client.get("/recommend/666")
+    recents.broken = True
+    client.get("/recommend/1")
+
+    assert samples(client, "marquee_ladder_failures_total") == {labels(): 1}
+    assert samples(client, "marquee_recents_failures_total") == {labels(): 1}
 
 
 def test_a_fault_of_ours_is_counted_as_a_failed_answer(client: FlaskClient, receipts, monkeypatch) -> None:

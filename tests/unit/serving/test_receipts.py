@@ -30,6 +30,7 @@ def receipt(number: int = 1, user_id: str = "1") -> Receipt:
         replica="stable-1",
         source="personal",
         movie_ids="a,b,c",
+        watched="",
         latency_ms=1.5,
         status=200,
         canary_percent=20,
@@ -120,7 +121,44 @@ def test_a_full_disk_loses_receipts_but_never_tears_a_line(tmp_path: Path) -> No
     outcomes.append(spool.append(receipt(3)))
 
     assert outcomes == [False, False, True]
-    assert [one["request_id"] for one in kept(tmp_path)] == ["r0", "r3"]
+    assert [one.get("request_id", "loss") for one in kept(tmp_path)] == ["r0", "loss", "r3"]
+
+
+def test_a_loss_is_written_down_with_the_first_receipt_that_is_kept_again(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    spool = Spool(folder, "stable-1")
+    folder.touch()
+    for second in (1, 2, 3):
+        spool.append(receipt(second) | {"served_at": f"2026-01-01T00:00:0{second}.000000+00:00"})
+    folder.unlink()
+    for second in (4, 5):
+        spool.append(receipt(second))
+
+    assert kept(folder) == [
+        {
+            "lost": 3,
+            "replica": "stable-1",
+            "since": "2026-01-01T00:00:01.000000+00:00",
+            "until": "2026-01-01T00:00:03.000000+00:00",
+        },
+        receipt(4),
+        receipt(5),
+    ]
+
+
+def test_a_loss_counts_on_while_there_is_no_room_to_write_it_down(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "stable-1")
+    spool.append(receipt(0))
+    (path,) = tmp_path.iterdir()
+    size = path.stat().st_size
+    with files_limited_to(size):
+        spool.append(receipt(1))
+    with files_limited_to(2 * size):  # room for the receipt, but not for the loss before it
+        kept_again = spool.append(receipt(2))
+    spool.append(receipt(3))
+
+    assert not kept_again
+    assert [one.get("lost", one.get("request_id")) for one in kept(tmp_path)] == ["r0", 1 + 1, "r3"]
 
 
 def test_an_outage_is_told_once_and_so_is_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -134,6 +172,7 @@ def test_an_outage_is_told_once_and_so_is_its_end(tmp_path: Path, caplog: pytest
     assert (lost, found) == ([False] * 3, True)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     assert str(folder) in caplog.text
+    assert "after 3 lost" in caplog.text
 
 
 def test_sealing_hands_over_what_ended_workers_left(tmp_path: Path) -> None:

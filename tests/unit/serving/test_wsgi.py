@@ -1,10 +1,12 @@
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from pipelines.errors import ModelError, SettingsError
+from pipelines.recents import RecentsWriter, Viewing
 from serving.wsgi import create_app_from_env
 from tests.fakes import tiny_artifact
 
@@ -37,6 +39,17 @@ def test_receipts_go_to_the_spool_folder(environ: dict[str, str]) -> None:
 
     (spool,) = Path(environ["MARQUEE_SPOOL_DIR"]).iterdir()
     assert spool.name.startswith("stable-1-")
+
+
+def test_what_users_watched_comes_from_the_recents_folder(environ: dict[str, str], tmp_path: Path) -> None:
+    with RecentsWriter(tmp_path / "recents", keep_days=7.0) as recents:
+        recents.add([Viewing("99", "m01", datetime.now(UTC))], {})
+    environ["MARQUEE_RECENTS_DIR"] = str(tmp_path / "recents")
+
+    answer = create_app_from_env(environ).test_client().get("/recommend/99")
+
+    assert answer.headers["X-Marquee-Source"] == "folded-in"
+    assert "m01" not in answer.text.split(",")
 
 
 def test_a_model_without_a_number_is_served_as_version_0(environ: dict[str, str], tmp_path: Path) -> None:
