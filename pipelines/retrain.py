@@ -20,8 +20,8 @@ from pipelines.settings import PROJECT_DIR, EventSource, Settings
 
 if TYPE_CHECKING:
     from pipelines.events.sources import Source
-    from pipelines.model.artifact import Model
     from pipelines.model.recipe import TrainConfig
+    from pipelines.model.recommender import Model
 
 # Rooms are imported inside the steps: each step is a process of its own under Airflow, and one that
 # collects need not wait for scikit-surprise, nor one that judges for Great Expectations.

@@ -16,7 +16,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed
 from werkzeug.wsgi import get_path_info
 
-from pipelines.model.artifact import Model
+from pipelines.model.recommender import Model
 from serving.ladder import Answer, Ladder, NoRecents, Recents
 from serving.metrics import Metrics
 from serving.receipts import Receipt

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from pipelines.model.artifact import Model
+from pipelines.model.recommender import Model
 from serving.metrics import Metrics
 
 ANSWER_LENGTH = 20

@@ -1,7 +1,6 @@
 """Small stand-ins that share the real interfaces; nothing outside tests imports them."""
 
 from collections.abc import Sequence
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +9,10 @@ import httpx
 import numpy as np
 
 from pipelines.errors import FleetError
-from pipelines.model.artifact import Arrays, Recommendation, save
+from pipelines.model.arrays import Arrays
+from pipelines.model.artifact import save
 from pipelines.model.ids import id_table
+from pipelines.model.recommender import Recommendation
 from pipelines.release.fleet import Running
 from pipelines.release.router import Split, fingerprint
 

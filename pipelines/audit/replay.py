@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import MarqueeError
-from pipelines.model.artifact import LIST_LENGTH, Recommendation, load
+from pipelines.model.arrays import LIST_LENGTH
+from pipelines.model.artifact import load
+from pipelines.model.recommender import Recommendation
 from pipelines.model.registry import Registry
 from pipelines.records.lookup import Receipt
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipelines.model.artifact import Model
 from pipelines.model.ranking import Ranking, rank
 from pipelines.model.recipe import Progress, TrainConfig, find_scale, fit
+from pipelines.model.recommender import Model
 
 _PAIRS_AT_ONCE = 100_000
 

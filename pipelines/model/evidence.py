@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from pipelines.model.artifact import EVIDENCE_GRID, Floats
+from pipelines.model.arrays import EVIDENCE_GRID, Floats
 from pipelines.model.ids import Rows
 
 _WORST_RATING = 0.6

@@ -11,8 +11,9 @@ from os import sched_getaffinity
 import numpy as np
 from scipy.sparse import csr_matrix, hstack, identity
 
-from pipelines.model.artifact import LIST_LENGTH, Small, rows_of, sort_keys
+from pipelines.model.arrays import LIST_LENGTH, Small
 from pipelines.model.ids import Rows
+from pipelines.model.recommender import rows_of, sort_keys
 
 _PRODUCTS_AT_ONCE = 4_000_000
 """Scores that one thread holds in memory."""

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from surprise import SVD
 
 from pipelines.errors import ModelError
-from pipelines.model.artifact import Doubles, Floats
+from pipelines.model.arrays import Doubles, Floats
 from pipelines.model.ids import Rows
 
 Progress = Callable[[int, int], None]

@@ -22,7 +22,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.sparse import csr_matrix, vstack
 
 from pipelines.errors import ModelError
-from pipelines.model.artifact import MAX_MOVIES, NEIGHBOUR_GRID, Doubles, Small
+from pipelines.model.arrays import MAX_MOVIES, NEIGHBOUR_GRID, Doubles, Small
 from pipelines.model.evidence import Evidence
 from pipelines.model.ids import Rows
 from pipelines.model.lists import lay_out

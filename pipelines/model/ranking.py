@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipelines.model.artifact import LIST_LENGTH, Doubles, Model
+from pipelines.model.arrays import LIST_LENGTH, Doubles
+from pipelines.model.recommender import Model
 
 NDCG_PLACES = 10
 """Places that nDCG looks at; recall and coverage look at whole lists."""

@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipelines.errors import DataError
 from pipelines.model import evidence, predictor, ranker
-from pipelines.model.artifact import Arrays
+from pipelines.model.arrays import Arrays
 from pipelines.model.ids import id_table
 from pipelines.model.lists import lay_out
 from pipelines.model.predictor import Progress

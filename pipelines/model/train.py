@@ -13,6 +13,7 @@ from pipelines.data.batches import read_ratings, read_viewings
 from pipelines.model import artifact, csvfile
 from pipelines.model.evaluate import Evaluation, evaluate
 from pipelines.model.recipe import Fitted, Progress, TrainConfig, find_scale, fit
+from pipelines.model.recommender import Model
 
 __all__ = ["TrainConfig", "evaluate_and_train", "load_ratings", "load_viewings", "train"]
 
@@ -93,7 +94,7 @@ def evaluate_and_train(
     config: TrainConfig,
     holdout_share: float,
     scale: tuple[float, float] | None,
-    serving: artifact.Model | None,
+    serving: Model | None,
     provenance: dict[str, Any],
     progress: Progress | None = None,
 ) -> dict[str, Any]:

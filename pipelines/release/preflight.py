@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from pipelines.errors import ModelError
-from pipelines.model.artifact import Model, load
+from pipelines.model.artifact import load
+from pipelines.model.recommender import Model
 
 LIST_LENGTH = 20
 _STRANGERS = ("0", "999999", "no-such-user", "ünbekannt")

@@ -6,7 +6,6 @@ MovieLens 100k may not be handed on: `ML_100K=path/to/u.data make bench ONLY=ran
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,9 +14,9 @@ from scipy.sparse.linalg import svds
 from surprise import SVD, Dataset, Reader
 
 from pipelines.local.audience import tastes
-from pipelines.model.artifact import Model
 from pipelines.model.ranking import rank
 from pipelines.model.recipe import TrainConfig, find_scale, fit
+from pipelines.model.recommender import Model
 from tests.benchmarks.report import Report
 
 SECTION = "Ranking: nDCG@10 of lists without what was seen, against the rivals"

@@ -1,4 +1,4 @@
-"""One row for each figure: ours, the rival's, their ratio, what was wanted. Printed at once, kept for the file."""
+"""One row for each figure: ours, the rival's, their ratio, what was wanted. Printed at once and kept."""
 
 import os
 import platform

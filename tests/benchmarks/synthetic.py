@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from pipelines.model.artifact import EVIDENCE_GRID, NEIGHBOUR_GRID, Arrays, save
+from pipelines.model.arrays import EVIDENCE_GRID, NEIGHBOUR_GRID, Arrays
+from pipelines.model.artifact import save
 from pipelines.model.ids import id_table
 from pipelines.model.lists import lay_out
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from pipelines.audit.replay import compare, replay
 from pipelines.errors import ModelError
-from pipelines.model.artifact import Recommendation, load
+from pipelines.model.artifact import load
+from pipelines.model.recommender import Recommendation
 from pipelines.records.lookup import Receipt
 
 

@@ -6,8 +6,8 @@ The fixtures hold nothing, so they last the session and may be used in propertie
 import pandas as pd
 import pytest
 
-from pipelines.model.artifact import Model
 from pipelines.model.recipe import TrainConfig, find_scale, fit
+from pipelines.model.recommender import Model
 
 
 def _ratings(rows):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from pipelines.errors import ModelError
 from pipelines.model import artifact
-from pipelines.model.artifact import Arrays, Model
+from pipelines.model.arrays import Arrays
 from pipelines.model.ids import MAX_ID_BYTES, IdTable, id_table
+from pipelines.model.recommender import Model, Recommendation, best_rows
 
 # Three users, four movies (most popular first), one latent factor. Only u1 rated; u1 saw "a", u2 all.
 # Of late "d" is most popular, and everybody says a little for "b".
@@ -47,18 +48,18 @@ def folder(tmp_path):
 
 
 def test_the_list_laid_out_is_read(model):
-    assert model.recommend("u1") == artifact.Recommendation(["c", "b", "d"], "personal")
-    assert model.recommend("u1", 2) == artifact.Recommendation(["c", "b"], "personal")
+    assert model.recommend("u1") == Recommendation(["c", "b", "d"], "personal")
+    assert model.recommend("u1", 2) == Recommendation(["c", "b"], "personal")
 
 
 def test_a_longer_list_is_computed_and_is_the_same(model):
     # u1 saw "a": 0.25 + 0.125 for b, 0.5 for c, 0.25 for d.
-    assert model.recommend("u1", 21) == artifact.Recommendation(["c", "b", "d"], "personal")
+    assert model.recommend("u1", 21) == Recommendation(["c", "b", "d"], "personal")
 
 
 def test_what_was_watched_since_the_training_counts_and_is_left_out(model):
     # u1 saw "a" and now "d": 0.375 for b, 0.5 - 0.25 for c.
-    assert model.recommend("u1", watched=["d"]) == artifact.Recommendation(["b", "c"], "personal")
+    assert model.recommend("u1", watched=["d"]) == Recommendation(["b", "c"], "personal")
 
 
 def test_watching_again_what_was_seen_before_changes_nothing(model):
@@ -73,7 +74,7 @@ def test_an_answer_may_be_changed_without_changing_the_next(model):
 
 def test_a_stranger_is_folded_in_from_what_he_watched(model):
     # "c" says 0.5 for a, everybody 0.125 for b; d comes last, because nobody says anything for it.
-    assert model.recommend("stranger", watched=["c"]) == artifact.Recommendation(["a", "b", "d"], "folded-in")
+    assert model.recommend("stranger", watched=["c"]) == Recommendation(["a", "b", "d"], "folded-in")
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "d", "unknown"])), st.sampled_from(["u1", "stranger"]))
@@ -86,13 +87,13 @@ def test_order_and_repeats_of_what_was_watched_change_nothing(watched, user_id):
 @pytest.mark.parametrize("watched", [["b"], ["unknown"], []])
 def test_who_watched_nothing_that_says_anything_gets_what_is_trending(model, watched):
     left = [movie for movie in ["d", "a", "b", "c"] if movie not in watched]
-    assert model.recommend("stranger", watched=watched) == artifact.Recommendation(left, "trending")
+    assert model.recommend("stranger", watched=watched) == Recommendation(left, "trending")
 
 
 @pytest.mark.parametrize("user_id", ["", "stranger", "u", "u11", "u1\0", "\0", "\ud800", "x" * 5_000])
 def test_strangers_get_what_is_trending_and_then_what_is_popular(model, user_id):
-    assert model.recommend(user_id, 3) == artifact.Recommendation(["d", "a", "b"], "trending")
-    assert model.popular(user_id, 3) == artifact.Recommendation(["a", "b", "c"], "popular")
+    assert model.recommend(user_id, 3) == Recommendation(["d", "a", "b"], "trending")
+    assert model.popular(user_id, 3) == Recommendation(["a", "b", "c"], "popular")
 
 
 def test_without_anything_trending_the_popular_movies_are_given(model):
@@ -101,7 +102,7 @@ def test_without_anything_trending_the_popular_movies_are_given(model):
 
 
 def test_a_known_user_who_saw_nothing_gets_what_is_trending(model):
-    assert model.recommend("007", 2) == artifact.Recommendation(["d", "a"], "trending")
+    assert model.recommend("007", 2) == Recommendation(["d", "a"], "trending")
 
 
 def test_who_has_seen_everything_gets_nothing(model):
@@ -119,8 +120,8 @@ def test_lists_are_as_long_as_asked_while_movies_remain(model, k, length):
 
 
 def test_general_lists_leave_out_what_was_seen(model):
-    assert model.trending("u1", 2) == artifact.Recommendation(["d", "b"], "trending")
-    assert model.popular("u1", 2) == artifact.Recommendation(["b", "c"], "popular")
+    assert model.trending("u1", 2) == Recommendation(["d", "b"], "trending")
+    assert model.popular("u1", 2) == Recommendation(["b", "c"], "popular")
 
 
 def test_model_tells_its_sizes_users_and_what_they_saw(model):
@@ -168,7 +169,7 @@ def test_best_rows_are_the_head_of_a_full_sort(scores, data):
     k = data.draw(st.integers(0, len(scores)))
     good = [row for row in range(len(scores)) if scores[row] > 0]
     full = sorted(good, key=lambda row: (-scores[row], row))
-    assert artifact.best_rows(np.array(scores, dtype=np.float64), k).tolist() == full[:k]
+    assert best_rows(np.array(scores, dtype=np.float64), k).tolist() == full[:k]
 
 
 @pytest.mark.parametrize("bad", ["", "a\0", "\0a", "x" * (MAX_ID_BYTES + 1)])

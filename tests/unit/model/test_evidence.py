@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.model.artifact import EVIDENCE_GRID
+from pipelines.model.arrays import EVIDENCE_GRID
 from pipelines.model.evidence import Part, gather, rating_weights, viewing_weights
 
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.model.artifact import Model
 from pipelines.model.evaluate import Evaluation
 from pipelines.model.gate import judge
 from pipelines.model.ranking import Ranking, rank
+from pipelines.model.recommender import Model
 
 LISTS = Ranking(
     ndcg_at_10=0.31,

@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array
 
 from pipelines.model import lists
-from pipelines.model.artifact import EVIDENCE_GRID, NEIGHBOUR_GRID, Arrays, Model
+from pipelines.model.arrays import EVIDENCE_GRID, NEIGHBOUR_GRID, Arrays
 from pipelines.model.ids import id_table
 from pipelines.model.lists import lay_out
+from pipelines.model.recommender import Model
 
 NO_ROWS = np.empty(0, dtype=np.int32)
 

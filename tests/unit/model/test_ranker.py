@@ -4,7 +4,7 @@ from scipy.sparse import csr_matrix
 
 from pipelines.errors import ModelError
 from pipelines.model import ranker
-from pipelines.model.artifact import MAX_MOVIES, NEIGHBOUR_GRID
+from pipelines.model.arrays import MAX_MOVIES, NEIGHBOUR_GRID
 from pipelines.model.evidence import Evidence
 from pipelines.model.lists import lay_out
 

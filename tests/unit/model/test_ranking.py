@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.model import ranking as module
-from pipelines.model.artifact import Recommendation
 from pipelines.model.ranking import Ranking, hits_of, ndcg, rank, recall, standard_error
+from pipelines.model.recommender import Recommendation
 
 
 class Toy:

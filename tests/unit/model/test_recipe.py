@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from pipelines.errors import DataError
 from pipelines.model import ranker
-from pipelines.model.artifact import Arrays, Recommendation
+from pipelines.model.arrays import Arrays
 from pipelines.model.ranking import rank
 from pipelines.model.recipe import find_scale, fit
+from pipelines.model.recommender import Recommendation
 
 PAIRS = st.lists(
     st.tuples(st.integers(0, 6), st.integers(0, 6)).map(lambda pair: (f"u{pair[0]}", f"m{pair[1]}")),
