@@ -3,9 +3,12 @@
 The fixtures hold nothing, so they last the session and may be used in properties.
 """
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from pipelines.model.arrays import Arrays
+from pipelines.model.ids import id_table
 from pipelines.model.recipe import TrainConfig, find_scale, fit
 from pipelines.model.recommender import Model
 
@@ -68,3 +71,29 @@ def two_camps():
             if user % 2 == movie % 2 and (user, movie) not in ((0, 0), (1, 1))
         ]
     )
+
+
+# Three users, four movies (most popular first), one latent factor. Only u1 rated; u1 saw "a", u2 all.
+# Of late "d" is most popular, and everybody says a little for "b".
+_FOUR_MOVIES = Arrays(
+    *id_table(["u1", "ü2", "007"]),
+    np.array([[2, 1, 3] + [-1] * 17, [-1] * 20, [-1] * 20], dtype=np.int32),
+    *id_table(["a", "b", "c", "d"]),
+    trending=np.array([3, 0], dtype=np.int32),
+    seen_indptr=np.array([0, 1, 5, 5]),
+    seen_indices=np.array([0, 0, 1, 2, 3], dtype=np.int32),
+    seen_weights=np.array([1, 1, 1, 1, 1], dtype=np.float32),
+    neighbour_indptr=np.array([0, 3, 3, 4, 5, 6]),
+    neighbour_indices=np.array([1, 2, 3, 0, 2, 1], dtype=np.int32),
+    neighbour_weights=np.array([0.25, 0.5, 0.25, 0.5, -0.25, 0.125], dtype=np.float32),
+    svd_user_bias=np.array([0.5], dtype=np.float32),
+    svd_user_factors=np.array([[1, 2]], dtype=np.float32),
+    svd_movie_bias=np.array([0.25, -0.25, 0, 0], dtype=np.float32),
+    svd_movie_factors=np.array([[0.25, 0.125], [0, 0], [9, 9], [-9, -9]], dtype=np.float32),
+)
+
+
+@pytest.fixture(scope="session")
+def arrays():
+    """The arrays of a model of four movies whose lists can be told by hand."""
+    return _FOUR_MOVIES
