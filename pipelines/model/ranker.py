@@ -4,7 +4,8 @@ EASE (Steck: "Embarrassingly shallow autoencoders for sparse data", WWW 2019): w
 matrix of co-occurrence and P = (G + lambda I)^-1, movie i says ``-P[i, j] / P[j, j]`` about movie j; a score
 is the sum over the movies a user has seen. Changed for a stream of a million users and 27,000 movies:
 
-- Users count 1 / (weight of all they saw)^0.5 in G, so that those who see everything do not decide for all.
+- Users count 1 / (weight of all they saw)^0.5 in G, so that those who see much do not decide for all; who has
+  seen thousands of movies is no viewer and counts nothing.
 - P is taken of the movies most seen, and only they are spoken for; what a rarer movie says of them is the
   first term of the same inverse, G[i, j] / (G[i, i] + lambda).
 - Each movie keeps its strongest neighbours only, so many that artifact and lists stay small.
@@ -31,6 +32,8 @@ DAY_S = 86_400.0
 
 _ACTIVITY = 0.5
 """A user who saw n movies counts n ** -_ACTIVITY."""
+_SEEN_TOO_MUCH = 5_000
+"""Movies from which on a user counts nothing: one who saw all 27,000 would fill 700 million cells of G."""
 _INVERTED = 4_000
 """Most movies that P is taken of: 0.1 GB and some seconds each time."""
 _INVERTED_ANYWAY = 1_000
@@ -155,7 +158,10 @@ class _Gram:
 
     def __init__(self, matrix: csr_matrix) -> None:
         activity = np.asarray(matrix.sum(axis=1)).ravel()
-        counted = csr_matrix(matrix.multiply(np.maximum(activity, 1e-9)[:, np.newaxis] ** (-_ACTIVITY / 2)))
+        shares = np.maximum(activity, 1e-9) ** (-_ACTIVITY / 2)
+        shares[np.diff(matrix.indptr) >= _SEEN_TOO_MUCH] = 0.0
+        counted = csr_matrix(matrix.multiply(shares[:, np.newaxis]))
+        counted.eliminate_zeros()
         n_seen = int((np.bincount(matrix.indices) >= _SEEN_ENOUGH).sum())
         n_head = min(_INVERTED, max(_INVERTED_ANYWAY, n_seen))
         head, tail = counted[:, :n_head], counted[:, n_head:]

@@ -14,12 +14,13 @@ from scipy.sparse.linalg import svds
 from surprise import SVD, Dataset, Reader
 
 from pipelines.local.audience import tastes
-from pipelines.model.ranking import rank
+from pipelines.model.ranking import hits_of, ndcg, rank
 from pipelines.model.recipe import TrainConfig, find_scale, fit
 from pipelines.model.recommender import Model
 from tests.benchmarks.report import Report
 
 SECTION = "Ranking: nDCG@10 of lists without what was seen, against the rivals"
+STRANGERS = "Strangers: nDCG@10 of lists folded in from what was watched since the training"
 CONFIG = TrainConfig(seed=20, svd_factors=20, svd_epochs=5, trending_half_life_days=7.0)
 TEST_SHARE = 0.25
 STREAM_USERS = 30_000
@@ -46,6 +47,33 @@ def run(report: Report) -> None:
         rivals = {"popularity": ours.popularity_ndcg_at_10, **others(split, model)}
         for name, theirs in rivals.items():
             report.add(SECTION, split.name, ours.ndcg_at_10, theirs, unit="", rival_name=name)
+    strangers(report, movielens_small())
+
+
+def strangers(report: Report, ratings: pd.DataFrame) -> None:
+    """Train without a fifth of the users; who of them has watched 1, 3 or 10 movies gets what?"""
+    in_order = by_user("", ratings.sort_values("timestamp", kind="stable")).ratings
+    users = in_order["user_id"].unique()
+    left_out = set(np.random.default_rng(1).choice(users, len(users) // 5, replace=False))
+    known = in_order[~in_order["user_id"].isin(left_out)]
+    fitted = fit(known, None, CONFIG, find_scale(known, None))
+    model = Model({"version": None, "scale": fitted.scale, "mean": fitted.mean}, fitted.arrays)
+    theirs = in_order[in_order["user_id"].isin(left_out)].groupby("user_id")["movie_id"].apply(list)
+    for count in (1, 3, 10):
+        watched = [movies[:count] for movies in theirs if len(movies) > count]
+        later = [set(movies[count:]) for movies in theirs if len(movies) > count]
+        sizes = np.array([len(movies) for movies in later])
+        folded = [model.recommend("stranger", 20, movies).movie_ids for movies in watched]
+        general = [unseen(model.trending("stranger", 20 + count).movie_ids, movies) for movies in watched]
+        ours, rival = (float(ndcg(hits_of(lists, later), sizes).mean()) for lists in (folded, general))
+        what = f"MovieLens small, {count} watched, {len(watched)} strangers"
+        report.add(
+            STRANGERS, what, ours, rival, unit="", rival_name="what is trending, without what was watched"
+        )
+
+
+def unseen(movie_ids: list[str], watched: list[str]) -> list[str]:
+    return [movie for movie in movie_ids if movie not in watched][:20]
 
 
 def splits() -> Iterator[Split]:
@@ -54,20 +82,25 @@ def splits() -> Iterator[Split]:
         columns = ["user_id", "movie_id", "rating", "timestamp"]
         hundred_k = pd.read_csv(os.environ["ML_100K"], sep="\t", names=columns)
         yield by_user("MovieLens 100k, at random", hundred_k.sample(frac=1, random_state=42))
-    known = tastes.load()
-    small = pd.DataFrame(
-        {
-            "user_id": known.persons,
-            "movie_id": np.array(known.movie_ids)[known.movies],
-            "rating": known.stars,
-            "timestamp": known.rated_at,
-        }
-    )
+    known, small = tastes.load(), movielens_small()
     yield by_user("MovieLens small, at random", small.sample(frac=1, random_state=42))
     yield by_user("MovieLens small, newest of each user", small.sort_values("timestamp", kind="stable"))
     for viewings_each in (1.3, 2.5, 6.0):
         yield stream(f"stream, {viewings_each:g} viewings a user", known, viewings_each, of_own_taste=True)
     yield stream("stream without any taste, 2.5 viewings a user", known, 2.5, of_own_taste=False)
+
+
+def movielens_small() -> pd.DataFrame:
+    """Return ml-latest-small in the stream's words and stars."""
+    known = tastes.load()
+    return pd.DataFrame(
+        {
+            "user_id": known.persons.astype(str),
+            "movie_id": np.array(known.movie_ids)[known.movies],
+            "rating": known.stars,
+            "timestamp": known.rated_at,
+        }
+    )
 
 
 def by_user(name: str, ratings: pd.DataFrame) -> Split:

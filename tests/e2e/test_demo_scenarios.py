@@ -1,10 +1,12 @@
 """The demo as a stranger runs it: `make demo ONCE=1`, every part real, on ports of its own."""
 
+import json
 import os
 import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from email import message_from_bytes, policy
@@ -57,6 +59,17 @@ class Played:
     def notes(self) -> str:
         log = ["git", "-C", self.var_dir / "registry", "log", "--format=%D %s %N"]
         return subprocess.run(log, capture_output=True, text=True, check=True).stdout
+
+    def explain(self, request_id: str) -> dict:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines", "receipt", request_id, "--replay", "--json"],
+            cwd=PROJECT_DIR,
+            env=os.environ | {"MARQUEE_VAR_DIR": str(self.var_dir)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return json.loads(done.stdout)
 
     def survivors(self) -> list[str]:
         """Command lines of processes that still know the demo's folder."""
@@ -124,6 +137,14 @@ def test_good_candidate_is_promoted(tmp_path):
     arms = dict(played.rows("select arm, count(*) from reccom where canary_percent = 20 group by arm"))
     assert set(arms) == {"canary", "stable"}
     assert 0.1 < arms["canary"] / sum(arms.values()) < 0.3
+    # One answer of every kind is explained, and computed again to the same byte, with everything stopped.
+    one_of_each = "select max(request_id) from reccom group by version_number, arm, source"
+    explained = [played.explain(row[0]) for row in played.rows(one_of_each)]
+    assert {"personal", "trending"} <= {found["receipt"]["source"] for found in explained}
+    assert {found["receipt"]["version_number"] for found in explained} == {1, 2}
+    assert all(found["replay"]["same"] for found in explained)
+    assert all(found["release"]["state"] == "promoted" for found in explained)
+    assert all(set(found["registry"]["dvc"]) == {"batches", "model"} for found in explained)
     assert played.survivors() == []
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from pipelines.errors import ModelError
 from pipelines.model import ranker
@@ -59,6 +59,14 @@ def test_a_rarer_movie_speaks_by_the_first_term_of_the_same_inverse(monkeypatch)
     both, size = 1 / np.sqrt(2) + 1 / np.sqrt(3), 1 / np.sqrt(2) + 1 / np.sqrt(3)
     assert said[2] == pytest.approx([both / (size + 1), 1 / np.sqrt(3) / (size + 1), 0], abs=NEIGHBOUR_GRID)
     assert said[:2, 2].tolist() == [0, 0]
+
+
+def test_who_has_seen_too_much_counts_nothing(monkeypatch):
+    seen = drawn().matrix
+    without = ranker._Gram(seen).neighbours(10).toarray()
+    monkeypatch.setattr(ranker, "_SEEN_TOO_MUCH", 12)
+    with_a_machine = vstack([seen, np.ones((1, 12), np.float32)], format="csr")
+    assert ranker._Gram(with_a_machine).neighbours(10).toarray().tolist() == without.tolist()
 
 
 def test_only_the_strongest_neighbours_are_kept(monkeypatch):
