@@ -62,7 +62,7 @@ class PoliteWorker(ThreadWorker):  # type: ignore[misc]
 
 
 def _is_whole(connection: socket.socket) -> bool:
-    """Whether a question has come in to its end; a client that dawdles, or has a body to send, holds up nobody."""
+    """Whether a question has come in to its end; who dawdles, or has a body to send, holds up nobody."""
     try:
         waiting = connection.recv(_LONGEST_REQUEST_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:
