@@ -32,7 +32,7 @@ MOVIES = 27_000
 HELD_OUT = 0.05
 TASTES = 8
 FACTORS, EPOCHS, SEED = 50, 20, 20
-SCALE = (0.5, 5.0)
+SCALE = (1.0, 5.0)
 RIVAL = "scikit-surprise: load_from_df, build_full_trainset, SVD.fit"
 MIB = 2**20
 
@@ -120,7 +120,7 @@ def synthetic(ratings: int, users: int, movies: int, seed: int) -> pd.DataFrame:
     liking = 3.5 + draw.normal(0, 0.4, users)[user] + draw.normal(0, 0.4, movies)[movie]
     for _ in range(TASTES):
         liking += draw.normal(0, 0.35, users)[user] * draw.normal(0, 0.6, movies)[movie]
-    stars = np.clip(np.rint(2 * (liking + draw.normal(0, 0.7, len(user)))) / 2, *SCALE)
+    stars = np.clip(np.rint(liking + draw.normal(0, 0.7, len(user))), *SCALE)
     return pd.DataFrame(
         {
             "user_id": draw.permutation(users)[user].astype(str),
