@@ -5,14 +5,15 @@
 
 One row is one folded event: a viewing (all minutes of a movie that a user watched within the batch), a
 rating, a recommendation request, or a reject. The ranges of a generation and partition follow each other
-without a hole, also where the offsets themselves have gaps.
+without a hole, also where the offsets themselves have gaps; a hole is what retention took before it was read.
+Whatever reads rows leaves out what is quarantined.
 """
 
 import json
 import os
 import re
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -20,8 +21,10 @@ from typing import Final
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from pipelines.data import quarantine, viewings
 from pipelines.errors import DataError
 
 _TEXT: Final = pa.dictionary(pa.int32(), pa.string())
@@ -31,11 +34,14 @@ SCHEMA: Final = pa.schema(
     [
         pa.field("kind", _TEXT, nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
+        pa.field("last_offset", pa.int64()),
         pa.field("time", _TIME),
         pa.field("last_time", _TIME),
         pa.field("user_id", pa.int32()),
         pa.field("movie_id", _TEXT),
         pa.field("minutes", pa.int16()),
+        pa.field("first_minute", pa.int16()),
+        pa.field("seen", pa.binary()),
         pa.field("rating", pa.int8()),
         pa.field("status", pa.int16()),
         pa.field("response_ms", pa.int32()),
@@ -46,11 +52,15 @@ SCHEMA: Final = pa.schema(
         pa.field("line", pa.binary()),
     ]
 )
-"""``offset``: first line of the row. ``time``, ``last_time``: first and last line of the row.
-``minutes``: distinct ones. ``movie_ids``: best first, comma-separated. ``line``: a reject as it arrived."""
+"""``offset``, ``last_offset``: first and last line of the row. ``time``, ``last_time``: oldest and newest one.
+``minutes``: how many distinct ones. ``seen``: which ones; bit i, the lowest of the first byte being 0, stands
+for minute ``first_minute`` + i. ``movie_ids``: best first, comma-separated. ``line``: a reject, as it came."""
 
 COLUMNS: Final[dict[str, list[str]]] = {
-    "watch": ["kind", "offset", "time", "last_time", "user_id", "movie_id", "minutes"],
+    "watch": [
+        *("kind", "offset", "last_offset", "time", "last_time"),
+        *("user_id", "movie_id", "minutes", "first_minute", "seen"),
+    ],
     "rating": ["kind", "offset", "time", "last_time", "user_id", "movie_id", "rating"],
     "request": [
         *("kind", "offset", "time", "last_time", "user_id"),
@@ -63,7 +73,10 @@ COLUMNS: Final[dict[str, list[str]]] = {
 # Rows lie in the order of the stream, where offsets and times climb in small steps: so written, a batch takes
 # a sixtieth of its lines' size. Parquet refuses to combine these encodings with a dictionary.
 _ENCODINGS: Final = {"offset": "DELTA_BINARY_PACKED", "time": "DELTA_BINARY_PACKED"}
-_DICTIONARIES: Final = ["kind", "movie_id", "host", "error", "reason"]
+_DICTIONARIES: Final = ["kind", "movie_id", "seen", "host", "error", "reason"]
+
+LATE_S: Final = 60
+"""The stream is in order to the second; brokers and writers of archives may shuffle a little more."""
 
 _METADATA_KEY: Final = b"marquee"
 _NAME: Final = re.compile(r"([a-zA-Z0-9._-]+)~(\d+)-(\d+)-(\d{12,})-(\d{12,})\.parquet")
@@ -87,6 +100,15 @@ class BatchInfo:
     """Oldest event time; None when all lines were rejected."""
     last_time: datetime | None
     """Newest event time."""
+    # Batches written before these were counted say nothing of them.
+    hours: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Lines of each kind of event in each hour of event time, such as ``2022-11-14T12``; with duplicates."""
+    late: int = 0
+    """Lines more than ``LATE_S`` older than the newest line before them in the batch."""
+    latest_s: float = 0.0
+    """By how many seconds a line was late at most."""
+    lost: tuple[int, int] | None = None
+    """First and last offset (inclusive) that retention took right before this batch."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -121,7 +143,8 @@ class Batch:
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise _damaged(self.path, error) from error
         times = {key: _from_iso(kept[key]) for key in ("collected_at", "first_time", "last_time")}
-        return BatchInfo(**{**kept, **times})
+        lost = tuple(kept["lost"]) if kept.get("lost") else None
+        return BatchInfo(**{**kept, **times, "lost": lost})
 
 
 def list_batches(folder: Path) -> list[Batch]:
@@ -167,15 +190,61 @@ def write(batch: Batch, kinds: list[pa.Table], info: BatchInfo) -> None:
         ) from error
 
 
+def read_table(
+    folder: Path, kind: str, columns: Sequence[str], names: Collection[str] | None = None
+) -> pa.Table:
+    """Return chosen columns of the rows of one kind of the named batches (all: None).
+
+    Text columns are dictionaries. Rows follow the batches' order and then their offset.
+
+    Raises:
+        DataError: when a name is not there, or a file or the quarantine is damaged.
+    """
+    batches = {batch.name: batch for batch in list_batches(folder)}
+    missing = sorted(set(names or ()) - set(batches))
+    if missing:
+        raise DataError(
+            f"{len(missing)} wanted batch(es) are not in {folder}, for example {missing[0]}; "
+            "fetch them back from the registry, or name only batches that are there"
+        )
+    wanted = [batch for name, batch in batches.items() if names is None or name in names]
+    entries = quarantine.read(folder)
+    empty = pa.schema([SCHEMA.field(column) for column in columns]).empty_table()
+    tables = [read_one(batch, kind, columns, quarantine.of(batch, entries)) for batch in wanted]
+    return pa.concat_tables([empty, *tables])
+
+
+def read_one(
+    batch: Batch, kind: str, columns: Sequence[str], left_out: Sequence[tuple[int, int]] = ()
+) -> pa.Table:
+    """Return chosen columns of the rows of one kind of a batch, but for those with a line in ``left_out``.
+
+    Raises:
+        DataError: when the file is damaged.
+    """
+    wanted = [*columns, *(column for column in quarantine.COLUMNS if left_out and column not in columns)]
+    schema = pa.schema([SCHEMA.field(column) for column in dict.fromkeys(["kind", *wanted])])
+    try:
+        file = ds.dataset(batch.path, format="parquet")
+        if _METADATA_KEY not in (file.schema.metadata or {}):
+            raise pa.ArrowInvalid("it does not say what it was made of")
+        # Columns that batches of older code do not have come as nulls.
+        table = file.replace_schema(schema).to_table(columns=wanted, filter=pc.field("kind") == kind)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(batch.path, error) from error
+    kept = table.filter(quarantine.keeps(table, left_out, batch.last)) if left_out else table
+    return kept.select(columns)
+
+
 def read_kind(folder: Path, kind: str, names: Collection[str] | None = None) -> pd.DataFrame:
     """Return the rows of one kind of the named batches (all: None), with the columns that this kind fills.
 
     Text columns are plain strings, times are UTC. Rows follow the batches' order and then their offset.
 
     Raises:
-        DataError: when a name is not there or a file is damaged.
+        DataError: as ``read_table``.
     """
-    rows: pd.DataFrame = _plain(_read(folder, kind, COLUMNS[kind], names)).to_pandas()
+    rows: pd.DataFrame = _plain(read_table(folder, kind, COLUMNS[kind], names)).to_pandas()
     return rows
 
 
@@ -187,9 +256,9 @@ def read_ratings(folder: Path, names: Collection[str] | None = None) -> pd.DataF
     and at the same one in the order of batch and offset.
 
     Raises:
-        DataError: when a name is not there or a file is damaged.
+        DataError: as ``read_table``.
     """
-    table = _read(folder, "rating", ["time", "user_id", "movie_id", "rating"], names)
+    table = read_table(folder, "rating", ["time", "user_id", "movie_id", "rating"], names)
     frame = _plain(table).to_pandas().sort_values("time", kind="stable")
     return _in_order(frame.astype({"rating": "float32"}))
 
@@ -197,17 +266,16 @@ def read_ratings(folder: Path, names: Collection[str] | None = None) -> pd.DataF
 def read_viewings(folder: Path, names: Collection[str] | None = None) -> pd.DataFrame:
     """Return one row for each (user, movie) that was watched.
 
-    Columns: user_id (str), movie_id (str), minutes (int64), timestamp (int64, unix seconds of the last
-    minute); sorted by timestamp, user, movie. Minutes are distinct in a batch and added up over batches.
+    Columns: user_id (str), movie_id (str), minutes (int64, distinct ones), timestamp (int64, unix seconds of
+    the last minute); sorted by timestamp, user, movie. Of batches written before minutes were kept one by one
+    only the number is known: those are added up.
 
     Raises:
-        DataError: when a name is not there or a file is damaged.
+        DataError: as ``read_table``.
     """
-    table = _read(folder, "watch", ["last_time", "user_id", "movie_id", "minutes"], names)
-    viewings = table.unify_dictionaries().group_by(["user_id", "movie_id"])
-    folded = viewings.aggregate([("minutes", "sum"), ("last_time", "max")])
-    named = folded.rename_columns({"minutes_sum": "minutes", "last_time_max": "time"})
-    return _in_order(_plain(named).to_pandas())
+    columns = ["last_time", "user_id", "movie_id", "minutes", "first_minute", "seen"]
+    table = read_table(folder, "watch", columns, names).unify_dictionaries().combine_chunks()
+    return _in_order(_plain(viewings.merge(table)).to_pandas())
 
 
 def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
@@ -219,32 +287,11 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
     return ordered[["user_id", "movie_id", value, "timestamp"]]
 
 
-def _read(folder: Path, kind: str, columns: list[str], names: Collection[str] | None) -> pa.Table:
-    batches = {batch.name: batch for batch in list_batches(folder)}
-    missing = sorted(set(names or ()) - set(batches))
-    if missing:
-        raise DataError(
-            f"{len(missing)} wanted batch(es) are not in {folder}, for example {missing[0]}; "
-            "fetch them back from the registry, or name only batches that are there"
-        )
-    wanted = [batch for name, batch in batches.items() if names is None or name in names]
-    empty = pa.schema([SCHEMA.field(column) for column in columns]).empty_table()
-    return pa.concat_tables([empty, *(_read_one(batch, kind, columns) for batch in wanted)])
-
-
-def _read_one(batch: Batch, kind: str, columns: list[str]) -> pa.Table:
-    try:
-        table = pq.read_table(batch.path, columns=columns, filters=[("kind", "=", kind)], partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(batch.path, error) from error
-    return table.replace_schema_metadata()
-
-
 def _plain(table: pa.Table) -> pa.Table:
     """Write dictionary columns out as plain strings."""
-    for index, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):
-            table = table.set_column(index, field.name, pc.cast(table.column(index), pa.string()))
+    for index, field_ in enumerate(table.schema):
+        if pa.types.is_dictionary(field_.type):
+            table = table.set_column(index, field_.name, pc.cast(table.column(index), pa.string()))
     return table
 
 

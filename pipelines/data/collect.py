@@ -16,18 +16,24 @@ from typing import Any
 
 import filelock
 
+from pipelines.alerts import Announce
+from pipelines.data import news, parallel
 from pipelines.data.batches import COLUMNS, Batch, BatchInfo, list_batches, write
-from pipelines.data.folding import Fold
+from pipelines.data.folding import fold
 from pipelines.data.planning import Span, plan
 from pipelines.errors import DataError, Locked, SourceError
+from pipelines.events.lines import Lines
+from pipelines.events.parsing import parse_lines
 from pipelines.events.sources import Source
+from pipelines.progress import Progress
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-"""Called with (done, to do)."""
+_WORTH_A_PROCESS = 250_000
+"""Offsets that take about as long as starting one more process."""
 
-_PROGRESS_EVERY_LINES = 10_000
+_ORPHAN_S = 10.0
+"""How long the processes of a killed collect are waited for; they end as soon as they notice."""
 
 
 @dataclass(slots=True)
@@ -61,6 +67,10 @@ class Collected:
         self.first_offsets.setdefault(batch.partition, batch.first)
         self.last_offsets[batch.partition] = batch.last
         self.batches.append(batch.name)
+        log.info(
+            "%s: %d lines, %d rejected, %d duplicates",
+            *(batch.name, info.lines, info.counts["reject"], info.duplicates),
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the run for machines; the two offsets are null unless just one partition had new lines."""
@@ -86,11 +96,35 @@ class Collected:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One partition to collect; pickled when another process does it."""
+
+    source: Source
+    identity: str
+    span: Span
+    newest: Batch | None
+    """Newest batch of the partition when the span was planned."""
+    out: Path
+    batch_lines: int
+
+
+@dataclass(slots=True)
+class _Done:
+    """What came of a partition: the batches that were written, and what kept it from its end."""
+
+    batches: list[tuple[Batch, BatchInfo]] = field(default_factory=list)
+    error: SourceError | None = None
+
+
 def collect(
     source: Source,
     out: Path,
     *,
     batch_lines: int = 500_000,
+    processes: int = 1,
+    patience_s: float = 0.0,
+    announce: Announce | None = None,
     progress: Progress | None = None,
 ) -> Collected:
     """Write the new lines of ``source``, up to its end as it stands now, as batches into ``out``.
@@ -98,86 +132,112 @@ def collect(
     Args:
         source: the stream; stays open.
         out: folder of the batches, made when it is missing.
-        batch_lines: most lines in one batch; bounds the memory.
+        batch_lines: most lines in one batch; bounds the memory of a process.
+        processes: most processes at a time, each with a partition; the source is pickled for them.
+        patience_s: how long another process that collects into ``out`` is waited for.
+        announce: told once that the stream is another one, or has lost what was not collected.
         progress: called with (offsets done, offsets to do).
 
     Raises:
-        Locked: when another process collects into ``out``.
+        Locked: when another process collects into ``out`` for longer than ``patience_s``.
         SourceError: when the stream breaks off; complete batches stay and the next run goes on behind them.
-        DataError: when a batch in ``out`` is damaged or none can be written.
+        DataError: when a batch in ``out`` is damaged, none can be written, or a process was killed.
     """
-    with _only_writer(out):
+    with _only_writer(out, ".collect.lock", patience_s):
         for leftover in out.glob(".*.parquet.tmp"):
-            leftover.unlink()
-        identity = source.identity
-        spans = _spans(source, out, identity)
-        collected = Collected(notes=[span.note for span in spans if span.note])
-        report = _reporter(spans, progress)
-        try:
-            for span in spans:
-                for batch, fold in _folds(source, span, out, batch_lines, report):
-                    _store(batch, fold, source, identity, collected)
-        except SourceError as error:
+            # The process that a killed collect has left behind may just be renaming it.
+            leftover.unlink(missing_ok=True)
+        jobs = _jobs(source, out, batch_lines)
+        if announce:
+            # Before anything is written: killed in between, the next run finds the same and tells it.
+            news.tell(source.name, [job.span for job in jobs], out, announce)
+        collected = Collected(notes=[job.span.note for job in jobs if job.span.note])
+        offsets = sum(job.span.stop - job.span.start for job in jobs)
+        worth_it = min(processes, 1 + offsets // _WORTH_A_PROCESS)
+        done = parallel.run(_collect_partition, jobs, worth_it, _reporter(jobs, progress))
+        for batch, info in (stored for one in done for stored in one.batches):
+            collected.add(batch, info)
+        if error := next((one.error for one in done if one.error), None):
             raise SourceError(f"{error}\n{_how_far(collected)}") from error
         _commit(source, collected)
     return collected
 
 
-def _spans(source: Source, out: Path, identity: str) -> list[Span]:
+def _jobs(source: Source, out: Path, batch_lines: int) -> list[_Job]:
+    identity = source.identity
     batches = [batch for batch in list_batches(out) if batch.topic == source.name]
     one_each = {batch.generation: batch for batch in batches}
     identities = {generation: batch.info().identity for generation, batch in one_each.items()}
-    return [
-        plan(partition, source.bounds(partition), identity, batches, identities)
-        for partition in source.partitions()
-    ]
+    jobs = []
+    for partition in source.partitions():
+        span = plan(partition, source.bounds(partition), identity, batches, identities)
+        jobs.append(_Job(source, identity, span, _newest(batches, partition), out, batch_lines))
+    return jobs
 
 
-def _folds(
-    source: Source, span: Span, out: Path, batch_lines: int, report: Callable[[Span, int], None]
-) -> Iterator[tuple[Batch, Fold]]:
+def _collect_partition(job: _Job, reached: Callable[[int], None]) -> _Done:
+    """Write the batches of one partition; calls ``reached`` with the next offset to read."""
+    done, span = _Done(), job.span
+    # A process that a killed collect has left behind may still be at it, for a moment.
+    with _only_writer(job.out, f".collect-{span.partition}.lock", timeout_s=_ORPHAN_S):
+        mine = [batch for batch in list_batches(job.out) if batch.topic == job.source.name]
+        if _newest(mine, span.partition) != job.newest:
+            raise Locked(
+                f"partition {span.partition} was collected by somebody else meanwhile; collect again"
+            )
+        try:
+            for batch, chunks in _portions(job, reached):
+                done.batches.append((batch, _store(job, batch, chunks)))
+            reached(span.stop)
+        except SourceError as error:
+            done.error = error
+    return done
+
+
+def _portions(job: _Job, reached: Callable[[int], None]) -> Iterator[tuple[Batch, list[Lines]]]:
     """Yield each batch of a span and its lines.
 
     The ranges leave no hole where offsets have gaps: a batch begins right behind the one before, and the last
     one reaches to the end of the span.
     """
-    first, fold = span.start, Fold()
-    for offset, line in source.read(span.partition, span.start, span.stop):
-        fold.add(offset, line)
-        if fold.lines == batch_lines:
-            yield Batch(source.name, span.generation, span.partition, first, offset, out), fold
-            first, fold = offset + 1, Fold()
-        if fold.lines % _PROGRESS_EVERY_LINES == 0:
-            report(span, offset + 1)
-    if fold.lines:
-        yield Batch(source.name, span.generation, span.partition, first, span.stop - 1, out), fold
-    report(span, span.stop)
+    span = job.span
+    first, held, count = span.start, list[Lines](), 0
+    for chunk in job.source.read(span.partition, span.start, span.stop):
+        left = chunk
+        while count + len(left) >= job.batch_lines:
+            taken, left = left[: job.batch_lines - count], left[job.batch_lines - count :]
+            last = int(taken.offsets[-1])
+            yield _batch(job, first, last), [*held, taken]
+            first, held, count = last + 1, [], 0
+        held.append(left)
+        count += len(left)
+        if len(chunk):
+            reached(int(chunk.offsets[-1]) + 1)
+    if count:
+        yield _batch(job, first, span.stop - 1), held
 
 
-def _store(batch: Batch, fold: Fold, source: Source, identity: str, collected: Collected) -> None:
-    folded = fold.result()
+def _batch(job: _Job, first: int, last: int) -> Batch:
+    return Batch(job.source.name, job.span.generation, job.span.partition, first, last, job.out)
+
+
+def _store(job: _Job, batch: Batch, chunks: Sequence[Lines]) -> BatchInfo:
+    folded = fold(parse_lines(chunks))
     # Offsets of a topic that was created again meanwhile must not pass for those of the one before.
-    if source.identity != identity:
-        raise SourceError(f"{source.name} became another stream while it was read; collect again")
+    if job.source.identity != job.identity:
+        raise SourceError(f"{job.source.name} became another stream while it was read; collect again")
     info = BatchInfo(
-        lines=folded.lines,
-        counts=folded.counts,
-        rejects=folded.rejects,
-        duplicates=folded.duplicates,
-        identity=identity,
+        identity=job.identity,
         collected_at=datetime.now(UTC),
-        first_time=folded.first_time,
-        last_time=folded.last_time,
+        lost=job.span.lost if batch.first == job.span.start else None,
+        **folded.figures,
     )
     write(batch, folded.kinds, info)
-    collected.add(batch, info)
-    log.info(
-        "%s: %d lines, %d rejected, %d duplicates",
-        batch.name,
-        info.lines,
-        info.counts["reject"],
-        info.duplicates,
-    )
+    return info
+
+
+def _newest(batches: Sequence[Batch], partition: int) -> Batch | None:
+    return max((batch for batch in batches if batch.partition == partition), default=None)
 
 
 def _commit(source: Source, collected: Collected) -> None:
@@ -188,16 +248,19 @@ def _commit(source: Source, collected: Collected) -> None:
         log.warning("the new batches are safe, but the stream does not know: %s", error)
 
 
-def _reporter(spans: Sequence[Span], progress: Progress | None) -> Callable[[Span, int], None]:
-    """Return a function that turns "this span has come to this offset" into (done, total) of all spans."""
-    reached = {span.partition: span.start for span in spans}
+def _reporter(jobs: Sequence[_Job], progress: Progress | None) -> Callable[[int, int], None]:
+    """Return a function that turns "this job has come to this offset" into (done, total) of all jobs."""
+    spans = [job.span for job in jobs]
+    come_to = [span.start for span in spans]
     total = sum(span.stop - span.start for span in spans)
 
-    def report(span: Span, offset: int) -> None:
-        reached[span.partition] = offset
+    def report(number: int, offset: int) -> None:
+        come_to[number] = offset
         if progress is not None:
-            progress(sum(reached[span.partition] - span.start for span in spans), total)
+            progress(sum(come_to) - sum(span.start for span in spans), total)
 
+    if progress is not None:
+        progress(0, total)
     return report
 
 
@@ -217,9 +280,9 @@ def _add_up(totals: dict[Any, int], more: Mapping[Any, int]) -> None:
 
 
 @contextmanager
-def _only_writer(out: Path) -> Iterator[None]:
-    path = out / ".collect.lock"
-    lock = filelock.FileLock(path, timeout=0)
+def _only_writer(out: Path, name: str, timeout_s: float = 0.0) -> Iterator[None]:
+    path = out / name
+    lock = filelock.FileLock(path, timeout=timeout_s)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock.acquire()

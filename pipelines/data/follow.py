@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event
 
 from pipelines.errors import DataError, SourceError
-from pipelines.events.grammar import Watch, parse
+from pipelines.events.parsing import parse_lines, time_at
 from pipelines.events.sources import Source
 from pipelines.recents import Offsets, RecentsWriter, Viewing
 
@@ -123,10 +123,12 @@ def _begin(recents: RecentsWriter, identity: str, positions: list[Position], kno
 
 
 def _take(source: Source, recents: RecentsWriter, identity: str, here: Position) -> None:
+    watched = parse_lines(list(source.read(here.partition, here.next, here.stop))).watched
     viewings = [
-        Viewing(str(event.user_id), event.movie_id, event.time)
-        for _, line in source.read(here.partition, here.next, here.stop)
-        if isinstance(event := parse(line), Watch)
+        Viewing(str(user), watched.movie_ids[movie], time_at(time_us))
+        for user, movie, time_us in zip(
+            watched.user.tolist(), watched.movie.tolist(), watched.time.tolist(), strict=True
+        )
     ]
     # Offsets of a topic that was created again meanwhile must not pass for those of the one before.
     if source.identity != identity:

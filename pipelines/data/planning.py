@@ -20,6 +20,8 @@ class Span:
     stop: int
     note: str = ""
     """What is unusual about it; empty: nothing."""
+    lost: tuple[int, int] | None = None
+    """First and last offset (inclusive) that retention took before they were read."""
 
 
 def plan(
@@ -57,5 +59,5 @@ def plan(
             f"partition {partition} lost the offsets {following} to {held - 1} to retention before they were "
             "read; collect more often, or keep events longer"
         )
-        return Span(partition, last.generation, held, end, note)
+        return Span(partition, last.generation, held, end, note, (following, held - 1))
     return Span(partition, last.generation, following, end)

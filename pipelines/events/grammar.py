@@ -13,7 +13,8 @@
     body    = id *( ("," / ", ") id )                                  up to 20 ids, best first
             / error text                                               unless the code is 200
 
-``parse`` never raises. Every event has ``line()``, which writes it back in this grammar.
+``parse`` never raises. Every event has ``line()``, which writes it back in this grammar. This is what counts:
+``parsing.py`` reads many lines at once and is held to the same answers.
 """
 
 import re
@@ -108,16 +109,16 @@ class Reject:
 Event = Watch | Rating | Request
 
 _ID = rb"[a-z0-9+._*-]+\+(?:[0-9]{4})?"
-# What 98.6 % of all lines are, in one match; everything else is read field by field.
+# What most lines are, in one match; everything else is read field by field.
 _PLAIN_WATCH = re.compile(
     rb"([^,]{16,29}),([0-9]{1,7}),GET /data/m/(" + _ID + rb")/([0-9]{1,4})\.mpg(?:\r?\n)?"
 )
 _TIME = re.compile(
     rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?"
 )
-_LONGEST_TIME = len("2022-11-14T12:23:12.123456789")
+LONGEST_TIME: Final = len("2022-11-14T12:23:12.123456789")
 _USER = re.compile(rb"[0-9]{1,7}")
-_MOVIE = re.compile(rb"(?:[a-z0-9+._*-]|%[0-9A-Fa-f]{2})+\+(?:[0-9]{4})?")
+MOVIE_ID: Final = re.compile(rb"(?:[a-z0-9+._*-]|%[0-9A-Fa-f]{2})+\+(?:[0-9]{4})?")
 _MINUTE = re.compile(rb"([0-9]{1,4})\.mpg")
 _RATING = re.compile(rb"[1-5]")
 # The body is greedy, so the response time is the last ", N ms"; nine digits are eleven days and fit an int32.
@@ -135,7 +136,7 @@ def parse(line: bytes) -> Event | Reject:
     match = _PLAIN_WATCH.fullmatch(line)
     if match is not None:
         raw_time, raw_user, movie, minute = match.groups()
-        time = _time(raw_time)
+        time = read_time(raw_time)
         user = int(raw_user)
         if time is not None and 1 <= user <= MAX_USER_ID:
             return Watch(time, user, movie.decode("ascii"), int(minute))
@@ -150,8 +151,8 @@ def _parse_by_field(line: bytes) -> Event | Reject:
         event = Reason.EMPTY
     elif not _is_utf8(line):
         event = Reason.NOT_UTF8
-    # Cut, because _time remembers what it is asked and garbage can be a megabyte long.
-    elif (time := _time(raw_time[: _LONGEST_TIME + 1])) is None:
+    # Cut, because read_time remembers what it is asked and garbage can be a megabyte long.
+    elif (time := read_time(raw_time[: LONGEST_TIME + 1])) is None:
         event = Reason.BAD_TIME
     elif (user := _user(raw_user)) is None:
         event = Reason.BAD_USER
@@ -169,7 +170,7 @@ def _parse_by_field(line: bytes) -> Event | Reject:
 def _watch(time: datetime, user: int, rest: bytes) -> Watch | Reason:
     movie, _, file = rest.partition(b"/")
     minute = _MINUTE.fullmatch(file)
-    if not _MOVIE.fullmatch(movie):
+    if not MOVIE_ID.fullmatch(movie):
         return Reason.BAD_MOVIE
     if minute is None:
         return Reason.BAD_MINUTE
@@ -178,7 +179,7 @@ def _watch(time: datetime, user: int, rest: bytes) -> Watch | Reason:
 
 def _rate(time: datetime, user: int, rest: bytes) -> Rating | Reason:
     movie, _, rating = rest.partition(b"=")
-    if not _MOVIE.fullmatch(movie):
+    if not MOVIE_ID.fullmatch(movie):
         return Reason.BAD_MOVIE
     if not _RATING.fullmatch(rating):
         return Reason.BAD_RATING
@@ -203,14 +204,14 @@ def _movies(body: bytes) -> tuple[str, ...]:
     """Return the ids of a body, best first; nothing unless every part is an id and there are 1 to 20."""
     first, *others = body.split(b",", MAX_MOVIES)
     ids = [first, *(part.removeprefix(b" ") for part in others)]
-    if len(ids) > MAX_MOVIES or not all(map(_MOVIE.fullmatch, ids)):
+    if len(ids) > MAX_MOVIES or not all(map(MOVIE_ID.fullmatch, ids)):
         return ()
     return tuple(movie.decode("ascii") for movie in ids)
 
 
 # Lines arrive in the order of time, some 495 to the second: most times have just been read.
 @lru_cache(maxsize=4096)
-def _time(raw: bytes) -> datetime | None:
+def read_time(raw: bytes) -> datetime | None:
     """Return the UTC time, cut to microseconds; None for what is no time or not in the calendar."""
     if not _TIME.fullmatch(raw):
         return None

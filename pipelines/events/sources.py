@@ -3,16 +3,19 @@
 import gzip
 import hashlib
 import re
+import sys
 import time
 import zlib
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from itertools import islice
+from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any, Final, Protocol, cast
+from typing import IO, Any, Final, NamedTuple, Protocol, cast
 
+import numpy as np
+import pyarrow as pa
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError, RetriableError, for_code
 from kafka.net.compat import KafkaNetClient
@@ -20,9 +23,12 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipelines.errors import SourceError
 from pipelines.events.grammar import Reject, parse
+from pipelines.events.lines import Lines
 
 GROUP: Final = "marquee"
 """Consumer group whose offsets show on dashboards how far Marquee has come."""
+
+_BLOCK_BYTES: Final = 4 * 2**20
 
 
 class Source(Protocol):
@@ -42,8 +48,8 @@ class Source(Protocol):
     def bounds(self, partition: int) -> tuple[int, int]:
         """Return the first offset that is still held and one past the last."""
 
-    def read(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, line without its end) from ``start`` up to, not including, ``stop``.
+    def read(self, partition: int, start: int, stop: int) -> Iterator[Lines]:
+        """Yield the lines from ``start`` up to, not including, ``stop``, some ten thousand at a time.
 
         Offsets ascend and may have gaps.
 
@@ -81,6 +87,10 @@ class KafkaSource:
         self._timeout_s = timeout_s
         self._clients: list[Any] = []
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle where and what to read, not the connections."""
+        return type(self), (self._servers, self.name, self._wanted, self._timeout_s)
+
     @property
     def identity(self) -> str:
         """UUID of the topic; a topic that is deleted and created again has another one."""
@@ -105,8 +115,8 @@ class KafkaSource:
             end = self._consumer.end_offsets([where], timeout_ms=self._timeout_ms)[where]
         return int(first), int(end)
 
-    def read(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, value), without what was compacted away or belongs to no committed transaction.
+    def read(self, partition: int, start: int, stop: int) -> Iterator[Lines]:
+        """Yield the values, without what was compacted away or belongs to no committed transaction.
 
         Raises:
             SourceError: when nothing arrives for ``timeout_s``, or ``start`` is no longer held.
@@ -118,10 +128,10 @@ class KafkaSource:
         position = start
         while position < stop:
             records, position = self._poll(where, position)
-            for record in records:
-                if record.offset >= stop:
-                    return
-                yield record.offset, record.value or b""
+            lines = Lines.of(
+                [record.offset for record in records], [record.value or b"" for record in records]
+            )
+            yield lines[: int(np.searchsorted(lines.offsets, stop))]
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         """Commit to the group ``marquee``; ``SourceError`` when the broker does not take it in time."""
@@ -156,7 +166,7 @@ class KafkaSource:
             # Looking at a topic must not make it.
             allow_auto_create_topics=False,
             isolation_level="read_committed",
-            max_poll_records=5_000,
+            max_poll_records=20_000,
             max_partition_fetch_bytes=8 * 2**20,
             metrics_enabled=False,
         )
@@ -174,8 +184,11 @@ class KafkaSource:
                 reached = self._consumer.position(where, timeout_ms=self._timeout_ms)
                 if reached > position:
                     return records, reached
-        raise SourceError(
-            f"Kafka at {self._servers} sent nothing of topic {self.name}, partition {where.partition}, from "
+        raise self._silent(where.partition, position)
+
+    def _silent(self, partition: int, position: int) -> SourceError:
+        return SourceError(
+            f"Kafka at {self._servers} sent nothing of topic {self.name}, partition {partition}, from "
             f"offset {position} for {self._timeout_s:g} s; see whether the broker runs, then try again"
         )
 
@@ -248,12 +261,14 @@ class FileSource:
         # The same log before and after it is packed is one stream.
         stem = Path(path.name.removesuffix(".gz")).stem
         self.name = re.sub(r"[^a-zA-Z0-9._-]+", "-", stem)
+        self._known = ""
+        self._blocks = [_Block(0, 0)]
 
     @property
     def identity(self) -> str:
         """Hash of the first line, which stays the same while the file grows."""
-        with self._opened() as lines:
-            return hashlib.sha256(lines.readline().rstrip(b"\r\n")).hexdigest()[:32]
+        with self._opened() as file:
+            return self._identity(file)
 
     def partitions(self) -> list[int]:
         """Return the one partition that a file has."""
@@ -261,26 +276,31 @@ class FileSource:
 
     def bounds(self, partition: int) -> tuple[int, int]:
         """Return 0 and the number of complete lines."""
-        with self._opened() as lines:
-            newest = deque(enumerate(lines, start=1), maxlen=1)
-        if not newest:
-            return 0, 0
-        count, last = newest[0]
-        return 0, count if _is_complete(last) else count - 1
+        end = 0
+        with self._opened() as file:
+            for number, values in self._numbered(file, sys.maxsize):
+                end = number + len(values)
+                if len(values) and not _is_complete(values[-1].as_py()):
+                    end -= 1
+        return 0, end
 
-    def read(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (line number, line without its end).
+    def read(self, partition: int, start: int, stop: int) -> Iterator[Lines]:
+        """Yield the lines; the offset is the number of the line.
 
         Raises:
             SourceError: when the file cannot be read, is damaged, or has become shorter.
         """
-        number = start
-        with self._opened() as lines:
-            for number, line in enumerate(islice(lines, start, stop), start + 1):
-                yield number - 1, line.removesuffix(b"\n").removesuffix(b"\r")
-        if number < stop:
+        end = start
+        with self._opened() as file:
+            for number, values in self._numbered(file, start):
+                end = number + len(values)
+                part = slice(max(start - number, 0), stop - number)
+                yield Lines(np.arange(number, end, dtype=np.int64), values)[part]
+                if end >= stop:
+                    return
+        if end < stop:
             raise SourceError(
-                f"{self._path} had {stop} lines and now ends after {number}: it was cut while it was read; "
+                f"{self._path} had {stop} lines and now ends after {end}: it was cut while it was read; "
                 "try again"
             )
 
@@ -289,6 +309,30 @@ class FileSource:
 
     def close(self) -> None:
         """Do nothing: the file is open only while it is read."""
+
+    def _numbered(self, file: IO[bytes], start: int) -> Iterator[tuple[int, pa.BinaryArray]]:
+        """Yield blocks of lines and the number of their first, from the block that holds line ``start``.
+
+        Where blocks begin is remembered: whoever reads on need not look through the file again.
+        """
+        if (identity := self._identity(file)) != self._known:
+            self._known, self._blocks = identity, [_Block(0, 0)]
+        number, position = self._blocks[bisect_right(self._blocks, start, key=attrgetter("number")) - 1]
+        file.seek(position)
+        if position and not file.read(1):  # the file has been cut since
+            number, position = 0, 0
+            self._blocks = [_Block(0, 0)]
+        file.seek(position)
+        for data in _whole_lines(file):
+            if number > self._blocks[-1].number:
+                self._blocks.append(_Block(number, position))
+            values = _split(data)
+            yield number, values
+            number, position = number + len(values), position + len(data)
+
+    def _identity(self, file: IO[bytes]) -> str:
+        file.seek(0)
+        return hashlib.sha256(file.readline().rstrip(b"\r\n")).hexdigest()[:32]
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
@@ -300,6 +344,35 @@ class FileSource:
                 f"could not read {self._path}: {error}; "
                 "see whether it exists, is readable and (if packed) passes gzip -t"
             ) from error
+
+
+class _Block(NamedTuple):
+    """Where a block of a file begins."""
+
+    number: int
+    """Of its first line."""
+    position: int
+    """Bytes from the start of the (unpacked) file."""
+
+
+def _whole_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield what is left of a file in blocks that end with a line; the last one may lack its line end."""
+    begun = b""
+    while data := file.read(_BLOCK_BYTES):
+        lines, newline, begun = (begun + data).rpartition(b"\n")
+        if newline:
+            yield lines + newline
+    if begun:
+        yield begun
+
+
+def _split(data: bytes) -> pa.BinaryArray:
+    """Return the lines of ``data``, with their ends, without copying them."""
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
+    if not data.endswith(b"\n"):
+        ends = np.append(ends, len(data))
+    offsets = pa.py_buffer(np.append(0, ends).astype(np.int32))
+    return pa.BinaryArray.from_buffers(pa.binary(), len(ends), [None, offsets, pa.py_buffer(data)])
 
 
 def _is_complete(line: bytes) -> bool:

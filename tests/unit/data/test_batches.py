@@ -9,9 +9,11 @@ import pytest
 
 from pipelines.data import batches
 from pipelines.data.batches import Batch, BatchInfo, list_batches, read_kind, read_ratings, read_viewings
-from pipelines.data.folding import Fold
+from pipelines.data.folding import fold
 from pipelines.errors import DataError
 from pipelines.events.grammar import Event, Rating, Request, Watch
+from pipelines.events.lines import Lines
+from pipelines.events.parsing import parse_lines
 
 NOON = datetime(2022, 11, 14, 12, 0, tzinfo=UTC)
 NOON_S = int(NOON.timestamp())
@@ -22,20 +24,9 @@ def at(second: float) -> datetime:
 
 
 def written(folder: Path, events: Sequence[Event | bytes], first: int = 0, partition: int = 0) -> Batch:
-    fold = Fold()
-    for offset, event in enumerate(events, first):
-        fold.add(offset, event if isinstance(event, bytes) else event.line().encode())
-    folded = fold.result()
-    info = BatchInfo(
-        lines=folded.lines,
-        counts=folded.counts,
-        rejects=folded.rejects,
-        duplicates=folded.duplicates,
-        identity="topic-uuid",
-        collected_at=NOON,
-        first_time=folded.first_time,
-        last_time=folded.last_time,
-    )
+    values = [event if isinstance(event, bytes) else event.line().encode() for event in events]
+    folded = fold(parse_lines([Lines.of(range(first, first + len(values)), values)]))
+    info = BatchInfo(identity="topic-uuid", collected_at=NOON, **folded.figures)
     batch = Batch("movielog4", 1, partition, first, first + len(events) - 1, folder)
     batches.write(batch, folded.kinds, info)
     return batch
@@ -93,6 +84,7 @@ class TestWriting:
             collected_at=NOON,
             first_time=at(0),
             last_time=at(30),
+            hours={"2022-11-14T12": {"watch": 1, "rating": 2}},
         )
 
     def test_a_batch_of_rejects_has_no_times(self, tmp_path: Path) -> None:

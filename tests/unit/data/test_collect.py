@@ -2,19 +2,24 @@ import gzip
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
+from time import sleep
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.alerts import Alert
 from pipelines.data.batches import Batch, list_batches, read_kind
 from pipelines.data.collect import Collected, collect
 from pipelines.errors import DataError, Locked, SourceError
 from pipelines.events.grammar import Rating, Watch
+from pipelines.events.lines import Lines
 from pipelines.events.sources import FileSource
 
 NOON = datetime(2022, 11, 14, 12, 0, tzinfo=UTC)
@@ -48,13 +53,13 @@ class ListSource:
     def bounds(self, partition: int) -> tuple[int, int]:
         return self.held_from, self.ends.get(partition, max(self.lines[partition], default=-1) + 1)
 
-    def read(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    def read(self, partition: int, start: int, stop: int) -> Iterator[Lines]:
         self.identity = self.becomes or self.identity
         for offset in range(start, stop):
             if offset == self.dies_at:
                 raise SourceError(f"the stream died at {offset}")
             if offset in self.lines[partition]:
-                yield offset, self.lines[partition][offset]
+                yield Lines.of([offset], [self.lines[partition][offset]])
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         if self.refuses_commits:
@@ -143,16 +148,10 @@ class TestOneRun:
         assert collect(source, tmp_path).first_offsets == {0: 10}
 
     def test_progress_counts_offsets_of_all_partitions(self, tmp_path: Path) -> None:
-        source = ListSource({0: {0: line(0)}, 1: {offset: line(offset) for offset in range(25_000)}})
+        source = ListSource({0: {0: line(0)}, 1: {offset: line(offset) for offset in range(3)}}, ends={1: 9})
         seen: list[tuple[int, int]] = []
         collect(source, tmp_path, progress=lambda done, total: seen.append((done, total)))
-        total = 1 + 25_000
-        assert seen == [(1, total), (10_001, total), (20_001, total), (total, total)]
-
-    def test_progress_is_told_after_each_batch_however_small(self, tmp_path: Path) -> None:
-        seen: list[int] = []
-        collect(stream(7), tmp_path, batch_lines=3, progress=lambda done, total: seen.append(done))
-        assert seen == [3, 6, 7]
+        assert seen == [(done, 1 + 9) for done in (0, 1, 1, 1 + 1, 1 + 2, 1 + 3, 1 + 9)]
 
     def test_a_folder_that_cannot_be_made_is_a_data_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
@@ -244,6 +243,19 @@ class TestGenerations:
         assert "lost the offsets 10 to 14" in collected.notes[0]
         assert collect(stream(30, held_from=15), tmp_path).notes == []
 
+    def test_a_gap_is_told_before_anything_is_written_and_only_once(self, tmp_path: Path) -> None:
+        told: list[str] = []
+
+        def announce(alert: Alert) -> None:
+            told.append(f"{len(list_batches(tmp_path))} batch: {alert.title}")
+
+        collect(stream(10), tmp_path, announce=announce)
+        nothing_behind = ListSource({0: {}}, held_from=15, ends={0: 15})
+        for source in (nothing_behind, nothing_behind, stream(30, held_from=15), stream(31, held_from=15)):
+            collect(source, tmp_path, announce=announce)
+        assert told == ["1 batch: Marquee: up to 5 line(s) of movielog4 lost"]
+        assert [batch.info().lost for batch in list_batches(tmp_path)] == [None, (10, 14), None]
+
 
 class TestOneWriter:
     def test_a_second_writer_is_told_who_the_first_is(self, tmp_path: Path) -> None:
@@ -252,6 +264,22 @@ class TestOneWriter:
 
         with pytest.raises(Locked, match=f"process {os.getpid()} is collecting into"):
             collect(stream(5), tmp_path, progress=second)
+
+    def test_a_patient_writer_waits_for_the_first(self, tmp_path: Path) -> None:
+        begun, second = Event(), ThreadPoolExecutor(1)
+
+        def wait_until_the_second_waits(done: int, total: int) -> None:
+            begun.set()
+            sleep(0.2)
+
+        def collect_after() -> Collected:
+            begun.wait()
+            return collect(stream(8), tmp_path, patience_s=60.0)
+
+        with second:
+            waiting = second.submit(collect_after)
+            assert collect(stream(5), tmp_path, progress=wait_until_the_second_waits).lines == 5
+            assert waiting.result().first_offsets == {0: 5}
 
     def test_other_folders_are_free(self, tmp_path: Path) -> None:
         def second(done: int, total: int) -> None:

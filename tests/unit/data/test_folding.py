@@ -5,9 +5,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.data import folding
 from pipelines.data.batches import COLUMNS, SCHEMA
-from pipelines.data.folding import Fold, Folded
+from pipelines.data.folding import Folded
 from pipelines.events.grammar import Rating, Request, Watch
+from pipelines.events.lines import Lines
+from pipelines.events.parsing import parse_lines
 
 NOON = datetime(2022, 11, 14, 12, 0, tzinfo=UTC)
 
@@ -17,10 +20,8 @@ def at(minute: int) -> datetime:
 
 
 def fold(lines: Iterable[str | bytes], first: int = 0) -> Folded:
-    folding = Fold()
-    for offset, line in enumerate(lines, first):
-        folding.add(offset, line if isinstance(line, bytes) else line.encode())
-    return folding.result()
+    values = [line if isinstance(line, bytes) else line.encode() for line in lines]
+    return folding.fold(parse_lines([Lines.of(range(first, first + len(values)), values)]))
 
 
 def rows(folded: Folded, kind: str) -> list[dict[str, Any]]:
@@ -39,14 +40,17 @@ def test_a_viewing_is_one_row_with_first_and_last_time_and_distinct_minutes() ->
         {
             "kind": "watch",
             "offset": 100,
+            "last_offset": 102,
             "time": at(0),
             "last_time": at(2),
             "user_id": 7,
             "movie_id": "heat+1995",
             "minutes": len({3, 4}),
+            "first_minute": 3,
+            "seen": bytes([0b11]),
         }
     ]
-    assert (folded.lines, folded.duplicates) == (3, 0)
+    assert (folded.figures["lines"], folded.figures["duplicates"]) == (3, 0)
 
 
 def test_other_users_and_movies_are_rows_of_their_own_in_the_order_of_the_stream() -> None:
@@ -67,7 +71,7 @@ def test_the_first_time_is_the_oldest_even_when_lines_arrive_late() -> None:
     folded = fold([Watch(at(5), 7, "heat+1995", 5).line(), Watch(at(1), 7, "heat+1995", 1).line()])
     [row] = rows(folded, "watch")
     assert (row["time"], row["last_time"]) == (at(1), at(5))
-    assert (folded.first_time, folded.last_time) == (at(1), at(5))
+    assert (folded.figures["first_time"], folded.figures["last_time"]) == (at(1), at(5))
 
 
 def test_exact_duplicates_of_every_kind_are_counted_and_leave_no_row() -> None:
@@ -78,16 +82,16 @@ def test_exact_duplicates_of_every_kind_are_counted_and_leave_no_row() -> None:
         b"garbage",
     ]
     folded = fold(lines * 3)
-    assert folded.duplicates == 4 * 2
-    assert folded.counts == {"watch": 3, "rating": 3, "request": 3, "reject": 3}
-    assert folded.rejects == {"bad-time": 3}
+    assert folded.figures["duplicates"] == 4 * 2
+    assert folded.figures["counts"] == {"watch": 3, "rating": 3, "request": 3, "reject": 3}
+    assert folded.figures["rejects"] == {"bad-time": 3}
     assert [table.num_rows for table in folded.kinds] == [1, 1, 1, 1]
     assert rows(folded, "rating")[0]["offset"] == 1
 
 
 def test_a_second_rating_of_a_movie_is_no_duplicate() -> None:
     folded = fold([Rating(at(0), 7, "heat+1995", 5).line(), Rating(at(1), 7, "heat+1995", 4).line()])
-    assert folded.duplicates == 0
+    assert folded.figures["duplicates"] == 0
     assert [row["rating"] for row in rows(folded, "rating")] == [5, 4]
 
 
@@ -108,13 +112,45 @@ def test_rejects_keep_their_reason_and_their_bytes() -> None:
         {"kind": "reject", "offset": 40, "reason": "not-utf8", "line": b"\xff"},
         {"kind": "reject", "offset": 41, "reason": "empty", "line": b""},
     ]
-    assert (folded.first_time, folded.last_time) == (None, None)
+    assert (folded.figures["first_time"], folded.figures["last_time"]) == (None, None)
 
 
 def test_every_table_has_the_schema_also_when_nothing_came() -> None:
     folded = fold([])
     assert all(table.schema.equals(SCHEMA) for table in folded.kinds)
-    assert folded.counts == dict.fromkeys(COLUMNS, 0)
+    assert folded.figures["counts"] == dict.fromkeys(COLUMNS, 0)
+
+
+def test_the_minutes_seen_are_bits_from_the_first_one_on() -> None:
+    minutes = [1063, 5, 12, 13]
+    [row] = rows(fold([Watch(at(0), 7, "heat+1995", minute).line() for minute in minutes]), "watch")
+    assert row["first_minute"] == 5
+    assert int.from_bytes(row["seen"], "little") == sum(1 << minute - 5 for minute in minutes)
+
+
+def test_lines_are_counted_by_hour_of_their_event_with_duplicates() -> None:
+    lines = [
+        Watch(at(0), 7, "heat+1995", 3).line(),
+        Watch(at(59), 7, "heat+1995", 4).line(),
+        Watch(at(59), 7, "heat+1995", 4).line(),
+        Rating(at(60), 7, "heat+1995", 4).line(),
+        Watch(at(-1), 7, "heat+1995", 5).line(),
+        b"garbage",
+    ]
+    assert fold(lines).figures["hours"] == {
+        "2022-11-14T11": {"watch": 1},
+        "2022-11-14T12": {"watch": 3},
+        "2022-11-14T13": {"rating": 1},
+    }
+
+
+def test_late_is_what_comes_a_minute_behind_the_newest_line_before() -> None:
+    times = [0, 10, 9, 8, 12, 2]
+    figures = fold(
+        [Watch(at(time), 7, "heat+1995", number).line() for number, time in enumerate(times)]
+    ).figures
+    assert figures["late"] == len({8, 2})
+    assert figures["latest_s"] == 60 * (12 - 2)
 
 
 LINES = st.lists(
@@ -133,9 +169,9 @@ LINES = st.lists(
 @given(LINES)
 def test_folding_agrees_with_counting_by_hand(lines: list[str]) -> None:
     folded = fold(lines)
-    assert folded.lines == len(lines) == sum(folded.counts.values())
-    assert folded.duplicates == len(lines) - len(set(lines))
-    assert sum(folded.rejects.values()) == folded.counts["reject"]
+    assert folded.figures["lines"] == len(lines) == sum(folded.figures["counts"].values())
+    assert folded.figures["duplicates"] == len(lines) - len(set(lines))
+    assert sum(folded.figures["rejects"].values()) == folded.figures["counts"]["reject"]
     minutes: dict[tuple[str, str], set[str]] = {}
     for line in lines:
         if ".mpg" in line:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines.data import follow
 from pipelines.errors import SourceError
+from pipelines.events.lines import Lines
 from pipelines.recents import Recents, RecentsWriter
 
 
@@ -41,8 +42,8 @@ class Stream:
             raise SourceError("nobody answers")
         return self.first, len(self.lines[partition])
 
-    def read(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        yield from ((offset, self.lines[partition][offset]) for offset in range(start, stop))
+    def read(self, partition: int, start: int, stop: int) -> Iterator[Lines]:
+        yield Lines.of(range(start, stop), self.lines[partition][start:stop])
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         raise AssertionError("offsets are kept with the recents")
@@ -129,7 +130,7 @@ def test_a_topic_that_was_created_again_is_read_from_its_start(folder: Path) -> 
 
 def test_a_topic_that_becomes_another_while_it_is_read_leaves_no_offset(folder: Path) -> None:
     class Changing(Stream):
-        def read(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        def read(self, partition: int, start: int, stop: int) -> Iterator[Lines]:
             yield from super().read(partition, start, stop)
             self.identity = "two"
 

@@ -2,12 +2,13 @@ import gc
 import gzip
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines.errors import SourceError
+from pipelines.events.lines import Lines
 from pipelines.events.sources import FileSource, KafkaSource, Source
 
 WATCH = b"2022-11-14T12:23:12,596363,GET /data/m/snowpiercer+2013/16.mpg"
@@ -15,7 +16,15 @@ RATE = b"2023-09-28T20:20:23,65458,GET /rate/inception+2010=5"
 
 
 def everything(source: Source) -> list[tuple[int, bytes]]:
-    return list(source.read(0, *source.bounds(0)))
+    return pairs(source.read(0, *source.bounds(0)))
+
+
+def pairs(chunks: Iterable[Lines]) -> list[tuple[int, bytes]]:
+    return [
+        pair
+        for lines in chunks
+        for pair in zip(lines.offsets.tolist(), lines.values.to_pylist(), strict=True)
+    ]
 
 
 @pytest.fixture
@@ -29,26 +38,26 @@ def log(tmp_path: Path) -> Callable[[bytes], FileSource]:
 
 
 class TestFile:
-    def test_lines_are_numbered_from_zero_and_lose_their_end(
+    def test_lines_are_numbered_from_zero_and_keep_their_end(
         self, log: Callable[[bytes], FileSource]
     ) -> None:
         source = log(WATCH + b"\n" + RATE + b"\r\n" + b"garbage\n")
-        assert everything(source) == [(0, WATCH), (1, RATE), (2, b"garbage")]
+        assert everything(source) == [(0, WATCH + b"\n"), (1, RATE + b"\r\n"), (2, b"garbage\n")]
 
     def test_a_range_is_read_up_to_its_stop(self, log: Callable[[bytes], FileSource]) -> None:
         source = log(b"".join(b"%d\n" % number for number in range(10)))
-        assert list(source.read(0, 3, 5)) == [(3, b"3"), (4, b"4")]
+        assert pairs(source.read(0, 3, 5)) == [(3, b"3\n"), (4, b"4\n")]
 
     def test_blank_lines_and_carriage_returns_within_are_lines_too(
         self, log: Callable[[bytes], FileSource]
     ) -> None:
-        assert everything(log(b"\n\ra\r\r\n\n")) == [(0, b""), (1, b"\ra\r"), (2, b"")]
+        assert everything(log(b"\n\ra\r\r\n\n")) == [(0, b"\n"), (1, b"\ra\r\r\n"), (2, b"\n")]
 
     def test_an_empty_file_has_nothing(self, log: Callable[[bytes], FileSource]) -> None:
         assert log(b"").bounds(0) == (0, 0)
 
     def test_a_last_event_without_line_end_counts(self, log: Callable[[bytes], FileSource]) -> None:
-        assert everything(log(WATCH + b"\n" + RATE)) == [(0, WATCH), (1, RATE)]
+        assert everything(log(WATCH + b"\n" + RATE)) == [(0, WATCH + b"\n"), (1, RATE)]
 
     @pytest.mark.parametrize("length", range(1, len(RATE)))
     def test_a_last_line_still_being_written_waits(
@@ -94,7 +103,7 @@ class TestFile:
         source = log(b"1\n2\n3\n")
         _, stop = source.bounds(0)
         reading = log(b"1\n").read(0, 0, stop)
-        assert next(reading) == (0, b"1")
+        assert pairs([next(reading)]) == [(0, b"1\n")]
         with pytest.raises(SourceError, match="had 3 lines and now ends after 1"):
             next(reading)
 
@@ -102,7 +111,7 @@ class TestFile:
         source = log(WATCH + b"\n")
         source.commit({0: 1})
         source.close()
-        assert everything(source) == [(0, WATCH)]
+        assert everything(source) == [(0, WATCH + b"\n")]
 
 
 # kafka-python forgets to close the socket of a refused connection.
