@@ -36,6 +36,13 @@ class EventSource(StrEnum):
     FILE = "file"
 
 
+class KafkaClient(StrEnum):
+    """What reads the values of events; everything else is asked through kafka-python."""
+
+    PYTHON = "python"
+    CONFLUENT = "confluent"
+
+
 class Settings(BaseSettings):
     """What a person may change; the docstring under each field is its line in ``.env.example``."""
 
@@ -67,8 +74,12 @@ class Settings(BaseSettings):
     """Partitions to read, as a JSON list such as [0,1]; empty: all."""
     kafka_timeout_s: Seconds = 30.0
     """How long a silent broker is waited for before it is called away."""
+    kafka_client: KafkaClient = KafkaClient.PYTHON
+    """What reads events: `python` (kafka-python), or `confluent` (librdkafka), which needs less than half of the CPU."""
     batch_lines: Annotated[int, Field(ge=1_000, le=5_000_000)] = 500_000
     """Most event lines in one batch file; bounds the memory of collect."""
+    collect_processes: Annotated[int, Field(ge=1, le=64)] = 2
+    """Most processes that collect at a time, each with partitions of its own."""
 
     # --- model and gate -----------------------------------------------------------------------
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 20
