@@ -7,9 +7,9 @@ whenever you trigger it. One run at a time; one that was missed while Airflow wa
 
 | Task | What it does |
 |---|---|
-| `collect` | events become batches, each exactly once |
+| `collect` | brings in what the DAG **collect** has not yet; waits up to ten minutes for one that is at it |
 | `validate` | checks the new batches against `expectations/` |
-| `train` | judges the recipe on the newest ratings, then fits it on everything |
+| `train` | judges the recipe on the newest ratings, then fits it on everything that was there to be checked |
 | `gate` | compares with the limits and with the serving model |
 | `version` | commits data and model as one version and publishes the asset `model` |
 

@@ -55,13 +55,26 @@ def registry_not_pushed(version: int, reason: str) -> Alert:
     )
 
 
-def offsets_gone_back(notes: list[str]) -> Alert:
-    """The topic is not the one that was collected before, or it lost events we had not read."""
+def stream_changed(notes: list[str]) -> Alert:
+    """The topic is not the one that was collected before."""
     lines = "\n".join(f"- {note}" for note in notes)
     return Alert(
         title="Marquee: the event topic changed under us",
         body=f"Observed:\n{lines}\nEverything collected before is kept and still trained on.\n"
         "What to do: nothing, if the topic was re-created or trimmed on purpose.",
+    )
+
+
+def events_lost(count: int, topic: str, gaps: list[str]) -> Alert:
+    """Retention took lines that nobody had collected; ``gaps`` say which, and since when."""
+    lines = "\n".join(f"- {gap}" for gap in gaps)
+    return Alert(
+        title=f"Marquee: up to {count:,} line(s) of {topic} lost",
+        body=f"Observed: the broker let go of them before they were collected:\n{lines}\n"
+        "No training will have them. What comes behind them is collected and keeps their range on record.\n"
+        "Where to look: the runs of the DAG `collect`, and retention.ms and retention.bytes of the topic\n"
+        "What to do: let `collect` run every hour, or let the broker keep events longer. If an archive has "
+        "the lines, `python -m pipelines collect --file LOG` brings them in.",
     )
 
 

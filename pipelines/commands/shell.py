@@ -5,13 +5,16 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
+import rich.progress
+import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from pipelines.alerts import Alert
+from pipelines.progress import Meter, Progress, conclude, logged
 
 log = logging.getLogger("pipelines")
 errors = Console(stderr=True)
@@ -35,12 +38,32 @@ def announce(alert: Alert) -> None:
 
 
 @contextmanager
-def bar(what: str, total: int | None = 0) -> Iterator[Any]:
-    """Draw a progress bar on standard error; yields ``progress(done, total)``."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True) as drawn:
-        task = drawn.add_task(what, total=total)
-        yield lambda done, of: drawn.update(task, completed=done, total=of)
+def shown(what: str, unit: str) -> Iterator[Progress]:
+    """Show on standard error how the step ``what`` goes on: a bar on a terminal, else lines in the log."""
+    if not errors.is_terminal:
+        with logged(what, unit) as progress:
+            yield progress
+        return
+    meter = Meter(unit)
+    columns = ("{task.description}", rich.progress.BarColumn(), "{task.fields[so_far]}")
+    with rich.progress.Progress(*columns, console=errors, transient=True) as drawn:
+        bar = drawn.add_task(what, total=None, so_far="")
+
+        def report(done: int, total: int) -> None:
+            meter.report(done, total)
+            drawn.update(bar, completed=done, total=total, so_far=meter.words())
+
+        yield report
+    conclude(what, meter)
+
+
+def moment_of(text: str) -> datetime:
+    """Read a time that a person wrote; without a zone it is UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time; write it as 2026-11-22T03:10:00, UTC") from None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def print_json(value: Any) -> None:

@@ -1,22 +1,24 @@
 """From events to a model, on the shell."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipelines.code import code_version
-from pipelines.commands.shell import announce, bar, print_json
+from pipelines.commands.shell import announce, print_json, shown
 from pipelines.errors import Refused
-from pipelines.settings import EventSource, read
+from pipelines.settings import EventSource, Settings, read
 
 # Rooms are imported inside the commands: `--help` and `recommend` need not wait for pandas or DVC.
 
 
 def collect(
     file: Annotated[
-        Path | None, typer.Option(help="Archived log, one event per line (also .gz).", dir_okay=False)
+        list[Path] | None,
+        typer.Option(help="Archived log, one event per line (also .gz); may be repeated.", dir_okay=False),
     ] = None,
     kafka: Annotated[str | None, typer.Option(help="Bootstrap servers host:port[,host:port].")] = None,
     topic: Annotated[str | None, typer.Option(help="Kafka topic; default: the setting.")] = None,
@@ -24,30 +26,20 @@ def collect(
 ) -> None:
     """Collect events into Parquet batches, from the last collected offset to the end as it stands now.
 
-    Prints one JSON object: lines, counts per kind, rejects per reason, first and last offset.
+    Prints one JSON object: lines, counts per kind, rejects per reason, first and last offset; of several
+    files one each, in their order.
     """
-    from pipelines.data.collect import collect as collect_events
-    from pipelines.retrain import source_of
-
-    if file is not None and kafka is not None:
+    if file and kafka is not None:
         raise typer.BadParameter("give either --file or --kafka, not both")
     overrides: dict[str, Any] = {}
-    if file is not None:
-        overrides |= {"event_source": EventSource.FILE, "event_file": file}
     if kafka is not None:
         overrides |= {"event_source": EventSource.KAFKA, "kafka_servers": kafka}
     if topic is not None:
         overrides["kafka_topic"] = topic
-    config = read(**overrides)
-    source = source_of(config)
-    try:
-        with bar("collect") as progress:
-            collected = collect_events(
-                source, out or config.batches_dir, batch_lines=config.batch_lines, progress=progress
-            )
-    finally:
-        source.close()
-    print_json(collected.as_json())
+    if not file:
+        _collect(read(**overrides), out)
+    for log in file or []:
+        _collect(read(**overrides, event_source=EventSource.FILE, event_file=log), out)
 
 
 def validate(
@@ -56,17 +48,30 @@ def validate(
         Path | None, typer.Option(help="Where the report goes; default: beside the batches.")
     ] = None,
 ) -> None:
-    """Check every batch with Great Expectations; prints the report, exits 3 on a critical failure."""
+    """Check every batch with Great Expectations; prints the report, exits 3 on a critical failure.
+
+    Without --batches the data are also compared with those that the serving model was trained on.
+    """
     from datetime import UTC, datetime
 
     from pipelines.data.batches import list_batches
     from pipelines.data.validate import validate as validate_batches
-    from pipelines.retrain import SUITES_DIR
+    from pipelines.retrain import SUITES_DIR, reference
 
     folder = batches or read().batches_dir
+    compared = "a folder was named, so there is no model to compare with" if batches else reference(read())
     path = report or folder / "report.json"
     names = [batch.name for batch in list_batches(folder)]
-    result = validate_batches(folder, names, SUITES_DIR, path, now=datetime.now(UTC))
+    with shown("validate", "checks") as progress:
+        result = validate_batches(
+            folder,
+            names,
+            SUITES_DIR,
+            path,
+            now=datetime.now(UTC),
+            reference=compared,
+            progress=progress,
+        )
     print_json(json.loads(path.read_text()))
     if not result.success:
         raise Refused(
@@ -87,7 +92,7 @@ def train(
     from pipelines.model.train import evaluate_and_train, load_ratings, load_viewings
     from pipelines.retrain import train_config
 
-    with bar("train") as progress:
+    with shown("train", "epochs") as progress:
         config = read()
         meta = evaluate_and_train(
             load_ratings(ratings),
@@ -153,8 +158,23 @@ def retrain() -> None:
     from pipelines import retrain as steps
 
     run_id = f"shell-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    with bar("collect") as progress:
-        print_json({"version": steps.run(read(), run_id=run_id, announce=announce, progress=progress)})
+    print_json({"version": steps.run(read(), run_id=run_id, announce=announce, show=shown)})
+
+
+def _collect(config: Settings, out: Path | None) -> None:
+    from pipelines.data.collect import collect as collect_events
+    from pipelines.retrain import source_of
+
+    with closing(source_of(config)) as source, shown("collect", "lines") as progress:
+        collected = collect_events(
+            source,
+            out or config.batches_dir,
+            batch_lines=config.batch_lines,
+            processes=config.collect_processes,
+            announce=announce,
+            progress=progress,
+        )
+    print_json(collected.as_json())
 
 
 def _scale(text: str | None) -> tuple[float, float] | None:

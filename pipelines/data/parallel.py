@@ -3,13 +3,15 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any, TypeVar
 
 from pipelines.errors import DataError
@@ -66,12 +68,27 @@ def _start(work: Callable[..., Any], stack: ExitStack) -> tuple[Connection, Base
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_worker, args=(work, theirs), daemon=True)
-    process.start()
+    with _nameless_main():
+        process.start()
     theirs.close()
     stack.callback(process.join)
     stack.callback(process.terminate)
     stack.callback(ours.close)
     return ours, process
+
+
+@contextmanager
+def _nameless_main() -> Iterator[None]:
+    """Keep a process that is started from running the main program of this one again.
+
+    In a task that is Airflow's, which takes seconds and fails: tasks are not shown Airflow's database.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _take(

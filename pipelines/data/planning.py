@@ -24,6 +24,21 @@ class Span:
     """First and last offset (inclusive) that retention took before they were read."""
 
 
+def namesake(name: str, identity: str, known: Mapping[tuple[str, int], str]) -> str:
+    """Return a note when a stream that is new by its name begins as another one does; else nothing.
+
+    ``known``: identity of each (name, generation) that was collected.
+    """
+    others = sorted(other for (other, _), theirs in known.items() if theirs == identity)
+    if not others:
+        return ""
+    return (
+        f"{name} begins with the same line as {others[0]}, which was collected before: were these lines "
+        "collected under that name? Then they are there twice; take one of the two out with "
+        f"`python -m pipelines quarantine --topic {name}`, and keep the name of a log that is moved"
+    )
+
+
 def plan(
     partition: int,
     bounds: tuple[int, int],

@@ -16,6 +16,8 @@ from pipelines.events.sources import GROUP, KafkaSource
 _MOST_RECORDS: Final = 20_000
 _FETCHED_AHEAD_KIB: Final = 16 * 1024
 
+_SYSLOG_CRITICAL: Final = 2
+
 _AWAY: Final = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE)
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,8 @@ class LibrdkafkaSource(KafkaSource):
                 "queued.max.messages.kbytes": _FETCHED_AHEAD_KIB,
                 # By default it sleeps for a second when so much lies ready.
                 "fetch.queue.backoff.ms": 5,
+                # Twenty times a second it would say that it cannot connect; what comes of it is raised here.
+                "log_level": _SYSLOG_CRITICAL,
             },
             logger=log,
         )

@@ -166,7 +166,7 @@ class KafkaSource:
             # Looking at a topic must not make it.
             allow_auto_create_topics=False,
             isolation_level="read_committed",
-            max_poll_records=20_000,
+            max_poll_records=1_000,
             max_partition_fetch_bytes=8 * 2**20,
             metrics_enabled=False,
         )

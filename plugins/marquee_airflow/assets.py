@@ -5,6 +5,9 @@ from typing import Any
 
 from airflow.sdk import Asset
 
+EVENTS = Asset("events")
+"""New batches; an event carries ``{"lines": N, "batches": [name], "newest_offsets": {partition: last}}``."""
+
 MODEL = Asset("model")
 """A model that passed the gate and has a version; an event carries ``{"version": N}``."""
 
@@ -12,3 +15,9 @@ MODEL = Asset("model")
 def newest_version(events: Mapping[Asset, Sequence[Any]]) -> int | None:
     """Return the highest version that the events which started a run carry; None for a run by hand."""
     return max((int(event.extra["version"]) for event in events.get(MODEL, ())), default=None)
+
+
+def what_came(collected: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an event of ``EVENTS`` carries, of what ``collect`` has returned."""
+    newest = {partition: found["last_offset"] for partition, found in collected["partitions"].items()}
+    return {"lines": collected["lines"], "batches": collected["batches"], "newest_offsets": newest}

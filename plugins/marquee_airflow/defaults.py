@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from marquee_airflow.notifiers import announce
 from pipelines.alerts import Alert
-from pipelines.errors import NothingNew, Refused
+from pipelines.errors import MarqueeError, NothingNew, Refused
 from pipelines.settings import settings
 
 if TYPE_CHECKING:
@@ -28,15 +28,16 @@ def here() -> "World":
 
 
 @contextmanager
-def outcomes() -> Iterator[None]:
-    """Translate the two answers that are not faults; also a decorator for the function of a task.
+def outcomes(*skipping: type[MarqueeError]) -> Iterator[None]:
+    """Translate the answers that are not faults; also a decorator for the function of a task.
 
-    ``NothingNew`` skips the task and everything behind it. ``Refused`` fails it without a retry, because
-    the same data or model would only be refused again.
+    ``NothingNew``, and what ``skipping`` names, skips the task and everything behind it. ``Refused`` fails it
+    without a retry, because the same data or model would only be refused again.
     """
+    answers: tuple[type[MarqueeError], ...] = (NothingNew, *skipping)
     try:
         yield
-    except NothingNew as answer:
+    except answers as answer:
         raise AirflowSkipException(str(answer)) from answer
     except Refused as answer:
         raise AirflowFailException(str(answer)) from answer

@@ -1,22 +1,14 @@
 """Real services for the integration tests: started once, waited for with a bound, gone at the end."""
 
-import os
-import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer
 from sqlalchemy import create_engine, text
 
 from pipelines.local import broker
-from pipelines.settings import PROJECT_DIR
+from tests.broker import TOOLS_DIR, Kafka
 from tests.mariadb import MariaDB, NoMariaDB
 from tests.ports import free_ports
-
-TOOLS_DIR = PROJECT_DIR / "var" / "tools"
-READY_TIMEOUT_S = 60.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,55 +16,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # (its own address is still 0.0.0.0) to the garbage collector.
     never_connected = "unclosed <socket.socket fd=.* laddr=.'0.0.0.0'"
     config.addinivalue_line("filterwarnings", f"ignore:{never_connected}:ResourceWarning")
-
-
-@dataclass
-class Kafka:
-    """A broker of the tests' own, which may be stopped and started again on the same data."""
-
-    home: Path
-    data_dir: Path
-    port: int
-    controller_port: int
-    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-
-    @property
-    def servers(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        broker.prepare(self.home, self.data_dir, self.port, self.controller_port)
-        command = broker.command(self.home, self.data_dir)
-        self.process = subprocess.Popen(command.argv, env=os.environ | command.env)
-        broker.wait_ready(self.servers, READY_TIMEOUT_S)
-
-    def stop(self) -> None:
-        """End the broker; does nothing when it is not running."""
-        process, self.process = self.process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def create_topic(self, name: str, partitions: int = 1) -> None:
-        broker.create_topic(self.servers, name, partitions, READY_TIMEOUT_S)
-
-    def delete_topic(self, name: str) -> None:
-        with KafkaAdminClient(bootstrap_servers=self.servers) as admin:
-            admin.delete_topics([name])
-
-    def produce(self, topic: str, lines: Sequence[str | bytes], partition: int = 0) -> None:
-        """Append the lines in this order and return when the broker has stored them."""
-        with KafkaProducer(bootstrap_servers=self.servers) as producer:
-            values = (line.encode() if isinstance(line, str) else line for line in lines)
-            stored = [producer.send(topic, value, partition=partition) for value in values]
-            producer.flush()
-            for each in stored:
-                each.get(timeout=0)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
@@ -32,6 +33,11 @@ STANDIN = Path(__file__).parent / "airflow_standin"
 
 LOOK = {"verdict": "pass", "reason": "120 ms", "final": True}
 GOOD: dict[str, Any] = {
+    "collect_new": {
+        "batches": ["one"],
+        "lines": 4,
+        "partitions": {"0": {"first_offset": 3, "last_offset": 6, "lines": 4}},
+    },
     "collect": {"batches": ["one"], "lines": 1},
     "validate": {},
     "train": {"rmse": 0.9},
@@ -91,7 +97,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         stack.enter_context(running(environment, folder))
         api = AirflowApi(config.airflow_url, USER, admin_password(folder / "airflow"))
         stack.callback(api.close)
-        api.wait_healthy(START_S, dag_ids=["retrain", "release", "rollback", "housekeeping"])
+        api.wait_healthy(START_S, dag_ids=["collect", "retrain", "release", "rollback", "housekeeping"])
         yield Stage(api, folder, config.airflow_url)
 
 
@@ -277,6 +283,36 @@ def test_nothing_new_is_skipped_and_nothing_is_released(stage):
     assert "no event has come" in stage.api.log("retrain", run, "collect")
     assert stage.api.latest_run("release") == before
     assert stage.announced() == []
+
+
+def test_new_events_are_published_with_what_came(stage):
+    stage.play()
+    run = stage.api.trigger("collect")
+    assert stage.api.wait_run("collect", run, RUN_S) == "success"
+    (event,) = published(stage, run)
+    assert event["extra"] == {"lines": 4, "batches": ["one"], "newest_offsets": {"0": 6}}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        raising("NothingNew", "no event has come"),
+        raising("Locked", "process 4711 is collecting into var/batches and only one may"),
+    ],
+)
+def test_without_new_events_or_beside_another_collector_the_hour_is_skipped(stage, answer):
+    stage.play(collect_new=answer)
+    run = stage.api.trigger("collect")
+    assert stage.api.wait_run("collect", run, RUN_S) == "success"
+    assert stage.api.task_states("collect", run) == {"collect": "skipped"}
+    assert answer["text"] in stage.api.log("collect", run, "collect")
+    assert (published(stage, run), stage.announced()) == ([], [])
+
+
+def published(stage: Stage, run: str) -> list[dict[str, Any]]:
+    """The events of assets that a run of the DAG ``collect`` published."""
+    path = f"/assets/events?source_dag_id=collect&source_run_id={quote(run, safe='')}"
+    return stage.api._call("GET", path)["asset_events"]
 
 
 def test_a_refused_model_fails_at_once_and_nothing_is_released(stage):

@@ -23,6 +23,18 @@ def test_refused_data_alert_lists_every_failed_check():
     assert "report.json" in alert.body
 
 
+def test_lost_events_alert_counts_them_and_says_which_and_what_to_do():
+    alert = alerts.events_lost(1_500_000, "movielog4", ["partition 0: offsets 5 to 1,500,004"])
+    assert alert.title == "Marquee: up to 1,500,000 line(s) of movielog4 lost"
+    for words in ("- partition 0: offsets 5 to 1,500,004\n", "retention.ms", "`collect`", "--file LOG"):
+        assert words in alert.body
+
+
+def test_changed_stream_alert_says_that_nothing_is_gone():
+    alert = alerts.stream_changed(["partition 0 is of another stream now"])
+    assert "- partition 0 is of another stream now\nEverything collected before is kept" in alert.body
+
+
 def test_aborted_alert_says_what_still_serves():
     alert = alerts.aborted(3, 2, "mean response time 700 ms; the limit is 500 ms", "the UI")
     assert "Still serving: version 2" in alert.body

@@ -12,9 +12,14 @@ def play(call: str, **arguments: Any) -> Any:
     """Note the call; raise or return what ``script.json`` says about it."""
     with (STAGE / "calls.jsonl").open("a") as book:
         book.write(json.dumps({"call": call, **arguments}) + "\n")
-    line = json.loads((STAGE / "script.json").read_text()).get(call)
-    if isinstance(line, dict) and "raise" in line:
+    return line(call)
+
+
+def line(call: str) -> Any:
+    """Raise or return what ``script.json`` says; for a step that also runs by itself, and is not noted."""
+    said = json.loads((STAGE / "script.json").read_text()).get(call)
+    if isinstance(said, dict) and "raise" in said:
         from pipelines import errors
 
-        raise getattr(errors, line["raise"])(line["text"])
-    return line
+        raise getattr(errors, said["raise"])(said["text"])
+    return said

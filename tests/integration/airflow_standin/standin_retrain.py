@@ -1,6 +1,18 @@
 """Stands in for ``pipelines.retrain``."""
 
-from script import play
+from script import line, play
+
+from pipelines.data import parallel
+
+
+def collect_new(config, *, announce):
+    """Answer from processes of their own, which the real one may start, too."""
+    answers = parallel.run(_line, ["collect_new"] * 2, 2, lambda number, told: None)
+    return answers[0]
+
+
+def _line(call, tell):
+    return line(call)
 
 
 def collect(config, *, announce):

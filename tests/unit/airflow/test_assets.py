@@ -1,6 +1,6 @@
 from types import SimpleNamespace
 
-from marquee_airflow.assets import MODEL, newest_version
+from marquee_airflow.assets import MODEL, newest_version, what_came
 
 
 def test_the_newest_of_several_versions_is_released():
@@ -10,3 +10,17 @@ def test_the_newest_of_several_versions_is_released():
 
 def test_a_run_by_hand_has_no_version_of_its_own():
     assert newest_version({}) is None
+
+
+def test_an_event_of_new_batches_says_lines_batches_and_newest_offsets():
+    collected = {
+        "lines": 7,
+        "batches": ["movielog4~1-0-000000000003-000000000009.parquet"],
+        "partitions": {"0": {"first_offset": 3, "last_offset": 9, "lines": 7}},
+        "notes": [],
+    }
+    assert what_came(collected) == {
+        "lines": 7,
+        "batches": ["movielog4~1-0-000000000003-000000000009.parquet"],
+        "newest_offsets": {"0": 9},
+    }

@@ -10,9 +10,10 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, TriggerRule
 
 from marquee_airflow.defaults import announce_failure
+from marquee_airflow.timetables import ANCHOR
 from pipelines.settings import PROJECT_DIR
 
-DAG_IDS = {"retrain", "release", "rollback", "housekeeping"}
+DAG_IDS = {"collect", "retrain", "release", "rollback", "housekeeping"}
 HEAVY = ["pandas", "numpy", "surprise", "great_expectations", "slack_sdk", "aiosmtplib", "alembic", "kafka"]
 SPEAKS_FOR_OTHERS = {"step_failed"}
 """Tasks without a callback: what they report has been announced."""
@@ -107,7 +108,19 @@ def test_a_failed_step_is_what_colours_the_run(bag):
 
 def test_only_training_waits_to_be_switched_on(bag):
     paused = {dag_id: dag.is_paused_upon_creation for dag_id, dag in bag.dags.items()}
-    assert paused == {"retrain": None, "release": False, "rollback": False, "housekeeping": False}
+    assert paused == {dag_id: None if dag_id == "retrain" else False for dag_id in DAG_IDS}
+
+
+def test_events_are_collected_every_hour_and_not_while_a_training_begins(bag):
+    collect = bag.dags["collect"]
+    assert order(collect) == {"collect": set()}
+    minute, *others = collect.timetable.expression.split()
+    assert (others, int(minute) != ANCHOR.minute) == (["*"] * 4, True)
+
+
+def test_collect_publishes_the_asset_that_says_what_came(bag):
+    (outlet,) = bag.dags["collect"].get_task("collect").outlets
+    assert outlet.name == "events"
 
 
 def test_housekeeping_looks_before_it_archives_every_ten_minutes(bag):

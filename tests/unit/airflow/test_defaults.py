@@ -6,7 +6,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from marquee_airflow import defaults
 from marquee_airflow.defaults import announce_failure, outcomes, requested_by
 from pipelines.alerts import Alert
-from pipelines.errors import FleetError, NothingNew, Refused
+from pipelines.errors import FleetError, Locked, NothingNew, Refused
 
 TASK = SimpleNamespace(
     dag_id="release", task_id="start_canary", run_id="manual__1", log_url="http://127.0.0.1:8080/log"
@@ -39,6 +39,17 @@ def test_nothing_new_skips_the_task_with_its_reason():
 def test_a_refusal_fails_the_task_for_good_with_its_reason():
     assert isinstance(caught(Refused("RMSE 1.2")), AirflowFailException)
     assert str(caught(Refused("RMSE 1.2"))) == "RMSE 1.2"
+
+
+def test_a_task_may_name_what_else_skips_it():
+    @outcomes(Locked)
+    def collect(error: Exception) -> None:
+        raise error
+
+    for answer in (Locked("process 7 is collecting"), NothingNew("no event has come")):
+        with pytest.raises(AirflowSkipException, match=str(answer)):
+            collect(answer)
+    assert isinstance(caught(Locked("process 7 is collecting")), Locked), "elsewhere it is a fault"
 
 
 def test_a_fault_stays_what_it_is_and_is_retried():

@@ -265,12 +265,16 @@ class TestOneWriter:
         with pytest.raises(Locked, match=f"process {os.getpid()} is collecting into"):
             collect(stream(5), tmp_path, progress=second)
 
-    def test_a_patient_writer_waits_for_the_first(self, tmp_path: Path) -> None:
+    def test_a_patient_writer_says_that_it_waits_for_the_first(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
         begun, second = Event(), ThreadPoolExecutor(1)
 
         def wait_until_the_second_waits(done: int, total: int) -> None:
             begun.set()
-            sleep(0.2)
+            while "waiting for it up to 60 s" not in caplog.text:
+                sleep(0.01)
 
         def collect_after() -> Collected:
             begun.wait()
@@ -280,6 +284,7 @@ class TestOneWriter:
             waiting = second.submit(collect_after)
             assert collect(stream(5), tmp_path, progress=wait_until_the_second_waits).lines == 5
             assert waiting.result().first_offsets == {0: 5}
+        assert f"process {os.getpid()} is collecting; waiting for it" in caplog.text
 
     def test_other_folders_are_free(self, tmp_path: Path) -> None:
         def second(done: int, total: int) -> None:

@@ -58,9 +58,11 @@ def test_what_retention_took_is_named() -> None:
     span = plan(0, (95, 100), "a", [batch(0, 79)], {1: "a"})
     assert (span.generation, span.start, span.stop) == (1, 95, 100)
     assert "lost the offsets 80 to 94" in span.note
+    assert span.lost == (80, 94)
 
 
 def test_retention_that_took_everything_is_a_loss_and_no_new_generation() -> None:
     span = plan(0, (100, 100), "a", [batch(0, 79)], {1: "a"})
     assert (span.generation, span.start, span.stop) == (1, 100, 100)
     assert "lost the offsets 80 to 99" in span.note
+    assert span.lost == (80, 99)
