@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines import logs
-from pipelines.commands import audit, machine, releases, training
+from pipelines.commands import audit, data, machine, releases, training
 from pipelines.commands.shell import Exit, errors
 from pipelines.errors import Locked, MarqueeError, NothingNew, Refused, SettingsError
 
@@ -23,6 +23,9 @@ _COMMANDS: dict[str, list[Callable[..., Any]]] = {
         training.evaluate,
         training.recommend,
         training.retrain,
+        data.quarantine,
+        data.blast_radius,
+        data.telemetry,
     ],
     "Versions and releases": [
         releases.versions,

@@ -26,7 +26,8 @@ class Origin:
     """All that the evaluation measured."""
     gate_reason: str | None
     offsets: list[dict[str, Any]] | None
-    """Ranges of the stream: topic, generation, partition, first and last offset (inclusive)."""
+    """Ranges of the stream: topic, generation, partition, first and last offset (inclusive); those with the
+    key ``without`` are holes, as ``pipelines.data.ranges`` tells them."""
     code_commit: str | None
 
 
@@ -40,6 +41,17 @@ def origin_of(engine: Engine, version: int) -> Origin | None:
         query = select(tracking).where(tracking.c.version_number == version)
         row = connection.execute(query).mappings().one_or_none()
     return None if row is None else _origin(row)
+
+
+def origins(engine: Engine) -> dict[int, Origin]:
+    """Return every version that was tracked, by its number.
+
+    Raises:
+        SQLAlchemyError: the database does not answer.
+    """
+    with engine.connect() as connection:
+        rows = connection.execute(select(tracking).order_by(tracking.c.version_number)).mappings().all()
+    return {row["version_number"]: _origin(row) for row in rows}
 
 
 def _origin(row: RowMapping) -> Origin:

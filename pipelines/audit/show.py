@@ -9,12 +9,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.audit.radius import Radius
 from pipelines.audit.served import ServedAt
 from pipelines.audit.story import Line, Section, Story, moment
-from pipelines.records.lookup import Receipt, VersionUse
+from pipelines.data.quarantine import in_words
+from pipelines.records.lookup import Reach, Receipt, VersionUse
 
 _DAYS = 14
 """Days of a version's use that are listed."""
+_NAMED = 5
+"""From so many batches on, only the first and the last are named."""
 _STYLES = {None: "dim", True: "bold green", False: "bold red"}
 
 
@@ -84,6 +88,45 @@ def version(use: VersionUse) -> RenderableType:
     for day, answers in use.by_day[-_DAYS:]:
         days.add_row(f"{day}", f"{answers:,}")
     return Group(Text(head, style="bold"), rungs, days)
+
+
+def radius(found: Radius) -> RenderableType:
+    """Lay out what rests on a range of offsets."""
+    out = " (in quarantine: no training takes it any more)" if found.quarantined else ""
+    head = Text(f"{in_words(found.span)}{out}", style="bold")
+    named = found.batches if len(found.batches) < _NAMED else (found.batches[0], "…", found.batches[-1])
+    batches = Text("\n".join([f"Batches that hold some of it: {len(found.batches):,}", *named]))
+    unknown = (Text(f"Not known: {reason}", style="yellow") for reason in found.unknown)
+    if not found.versions:
+        return Group(head, batches, Text("No version was trained on it."), *unknown)
+    table = Table(
+        "version", "offsets", "releases", "answers", "users", "first (UTC)", "last (UTC)", box=SIMPLE
+    )
+    for touched in found.versions:
+        table.add_row(
+            f"v{touched.version}{', serves' if touched.serves else ''}",
+            f"{touched.offsets:,}",
+            ", ".join(f"{release.release_id} {release.state}" for release in touched.releases) or "none",
+            f"{touched.reach.answers:,}",
+            f"{touched.reach.users:,}",
+            *(f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (touched.reach.first, touched.reach.last)),
+        )
+    together = Text(
+        f"Together: {found.reach.answers:,} answers to {found.reach.users:,} users{_from_to(found.reach)}."
+    )
+    return Group(head, batches, table, together, *_way_back(found), *unknown)
+
+
+def _way_back(found: Radius) -> Iterator[Text]:
+    if any(touched.serves for touched in found.versions) and found.clean:
+        yield Text(
+            f"Version {found.clean} is the newest that does not rest on it: `python -m pipelines rollback "
+            f"{found.clean}` puts it back for all viewers."
+        )
+
+
+def _from_to(reach: Reach) -> str:
+    return f", from {moment(reach.first)} to {moment(reach.last)}" if reach.first and reach.last else ""
 
 
 def _section(section: Section) -> RenderableType:

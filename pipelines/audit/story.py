@@ -18,6 +18,12 @@ _RUNGS = {
     "popular": "what was popular over all time; nothing better was known, or the model failed",
 }
 
+_HOLES = {
+    "quarantined": "quarantined",
+    "lost": "gone from the broker before they were collected",
+    "missing": "no batch held them when this version was trained",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -148,9 +154,16 @@ def _decision(release: Release) -> str:
 def _data(origin: Origin | None, hashes: dict[str, str]) -> list[Line]:
     lines = [Line("newest event", moment(origin.data_creation))] if origin else []
     if origin:
-        ranges = [Line("stream", _offsets(each)) for each in origin.offsets or ()]
+        ranges = [_span(each) for each in origin.offsets or ()]
         lines += ranges or [Line("stream", "its offsets were not kept when this version was made")]
     return lines + [Line(f"DVC {what}", digest) for what, digest in hashes.items()]
+
+
+def _span(span: dict[str, Any]) -> Line:
+    if "without" not in span:
+        return Line("stream", _offsets(span))
+    reason = f"{_HOLES[span['without']]} {span['why']}".rstrip()
+    return Line("not seen", f"{_offsets(span)}, {reason}")
 
 
 def _offsets(span: dict[str, Any]) -> str:

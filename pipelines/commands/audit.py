@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipelines.commands.shell import print_json
+from pipelines.commands.shell import moment_of, print_json
 from pipelines.settings import read
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def served(
 
     if [at, user, version].count(None) != 2:
         raise typer.BadParameter("give one of --at, --user and --version")
-    moment = _moment(at) if at is not None else datetime.now(UTC)
+    moment = moment_of(at) if at is not None else datetime.now(UTC)
     books = open_books(read())
     if at is not None:
         _served_at(books, moment, window_s, as_json=as_json)
@@ -115,11 +115,3 @@ def _served_by(books: "Books", version: int, *, as_json: bool) -> None:
         print_json(asdict(use))
     else:
         Console().print(show.version(use))
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time; write it as 2026-11-22T03:10:00, UTC") from None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -259,10 +259,19 @@ def _decision(lifting: Quarantined) -> dict[str, str]:
 
 @contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
+    lock = filelock.FileLock(folder / ".quarantine.lock", timeout=_LOCK_TIMEOUT_S)
     try:
-        with filelock.FileLock(folder / ".quarantine.lock", timeout=_LOCK_TIMEOUT_S):
-            yield
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except filelock.Timeout as error:
         raise Locked(
             f"somebody has been writing {folder / FILE} for {_LOCK_TIMEOUT_S:g} s; wait, then try again"
         ) from error
+    except OSError as error:
+        raise DataError(
+            f"could not write to {folder}: {error}; mend the path or its permissions, then try again"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

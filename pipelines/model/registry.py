@@ -110,7 +110,8 @@ class Registry:
             numbers = self._numbers()
             if not numbers or self.metrics(numbers[-1]).get("identity") != identity:
                 number = numbers[-1] + 1 if numbers else 1
-                self._record(number, model_dir, sources, {**metrics, "version": number, "identity": identity})
+                kept = {**metrics, "version": number, "identity": identity}
+                self._record(number, model_dir, meta, sources, kept)
             error = self._push()
             number = self._numbers()[-1]
             pushed = self._repository.has_remote and not error
@@ -241,9 +242,14 @@ class Registry:
             self._repository.git("tag", f"v{number}", "HEAD")
 
     def _record(
-        self, number: int, model_dir: Path, sources: dict[str, Path], metrics: dict[str, Any]
+        self,
+        number: int,
+        model_dir: Path,
+        meta: dict[str, Any],
+        sources: dict[str, Path],
+        metrics: dict[str, Any],
     ) -> None:
-        staging.stage_batches(self._folder, sources)
+        staging.stage_batches(self._folder, meta, sources)
         staging.stage_model(self._folder, number, model_dir)
         (self._folder / "metrics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
         (self._folder / "version.txt").write_text(f"{number}\n")

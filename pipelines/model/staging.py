@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipelines.data import quarantine
+from pipelines.data.quarantine import Quarantined
 from pipelines.errors import RegistryError
 from pipelines.model import artifact
 
@@ -38,12 +40,16 @@ def find_batches(meta: dict[str, Any], batches_dir: Path, registry: Path) -> dic
 
 
 def identity(meta: dict[str, Any], names: Iterable[str]) -> str:
-    """Return one hash of a model and of the batches it comes from."""
-    return hashlib.sha256("\n".join([artifact.fingerprint(meta), *names]).encode()).hexdigest()
+    """Return one hash of a model and of the batches it comes from, with what was left out of them."""
+    left_out = [
+        f"without {entry.topic}~{entry.generation}-{entry.partition}-{entry.first}-{entry.last}"
+        for entry in _quarantined(meta)
+    ]
+    return hashlib.sha256("\n".join([artifact.fingerprint(meta), *names, *left_out]).encode()).hexdigest()
 
 
-def stage_batches(registry: Path, sources: dict[str, Path]) -> None:
-    """Make the folder ``batches`` of the registry hold exactly ``sources``."""
+def stage_batches(registry: Path, meta: dict[str, Any], sources: dict[str, Path]) -> None:
+    """Make the folder ``batches`` of the registry hold exactly ``sources``, and what was left out of them."""
     staged = registry / "batches"
     staged.mkdir(exist_ok=True)
     for path in staged.iterdir():
@@ -53,6 +59,13 @@ def stage_batches(registry: Path, sources: dict[str, Path]) -> None:
     for name, source in sources.items():
         if not (staged / name).exists():
             _link_or_copy(source, staged / name)
+    # Without it, who fits the version again would fit it on more than it was made of.
+    if entries := _quarantined(meta):
+        quarantine.write(staged, entries)
+
+
+def _quarantined(meta: dict[str, Any]) -> list[Quarantined]:
+    return [Quarantined.of_json(each) for each in meta.get("provenance", {}).get("quarantined", [])]
 
 
 def stage_model(registry: Path, number: int, model_dir: Path) -> None:

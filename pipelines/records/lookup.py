@@ -1,11 +1,12 @@
 """Receipts found again: of one request, of a user, of a version, of a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import ColumnElement, Engine, func, select
 
@@ -22,6 +23,8 @@ _APART = timedelta(days=1)
 """More than ever lies between the attempts of a request; spares opening each day of the archive."""
 
 _SHARE = ("version_number", "arm", "canary_percent")
+_USER = pa.schema([days.SCHEMA.field("user_id")])
+_USERS = pa.schema([days.SCHEMA.field(name) for name in ("version_number", "user_id")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,18 @@ class VersionUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """Whom a version, or several together, ever answered."""
+
+    answers: int
+    users: int
+    """A user who was answered by several of the versions counts once."""
+    first: datetime | None
+    """None: nobody was answered."""
+    last: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """Answers that left no receipt, because the disk of a replica did not take it."""
 
@@ -149,6 +164,37 @@ class Receipts:
         for row in spooled:
             tally.add(single(row))
         return _use(version, tally)
+
+    def reach(self, versions: Collection[int]) -> tuple[Reach, dict[int, Reach]]:
+        """Return whom ``versions`` ever answered: together, and each that ever did."""
+        number, names = reccom.c.version_number, _USERS.names
+        spooled = self._places.only_spooled(lambda row: row["version_number"] in versions)
+        groups = [single(row) for row in spooled]
+        groups += self._places.ask(counting([number], number.in_(versions)))
+        elsewhere = [pa.Table.from_pylist([{name: row[name] for name in names} for row in spooled], _USERS)]
+        wanted = pc.field("version_number").isin(list(versions))
+        for _, receipts in self._places.only_archived(self._places.days(), names, wanted):
+            groups += counted(receipts, ["version_number"])
+            elsewhere.append(receipts.select(names).cast(_USERS))
+        others = pa.concat_tables(elsewhere).group_by(names).aggregate([])
+        tallies = {each: tally for (each,), tally in tallied(groups, ["version_number"]).items()}
+        together = Tally()
+        for group in groups:
+            together.add(group)
+        users = {each: self._users([each], others) for each in sorted(tallies)}
+        everybody = self._users(list(users), others) if len(users) > 1 else sum(users.values())
+        return _reached(together, everybody), {each: _reached(tallies[each], users[each]) for each in users}
+
+    def _users(self, versions: Sequence[int], others: pa.Table) -> int:
+        """Count the users of ``versions``, in the database and among ``others``."""
+        condition = reccom.c.version_number.in_(versions)
+        users = others.filter(pc.field("version_number").isin(versions))["user_id"].unique()
+        if not len(users):
+            # Nobody need be fetched to be counted, and there may be a million.
+            count = select(func.count(reccom.c.user_id.distinct()).label("users")).where(condition)
+            return sum(row["users"] for row in self._places.ask(count))
+        stored = self._places.table(select(reccom.c.user_id).where(condition).distinct(), _USER)
+        return len(pa.chunked_array([*stored["user_id"].chunks, users]).unique())
 
     def lost_between(self, since: datetime, until: datetime) -> list[Lost]:
         """Return the losses that touch the span, oldest first."""
@@ -217,6 +263,11 @@ def _use(version: int, tally: Tally) -> VersionUse:
         by_day=sorted(tally.by_day.items()),
         by_source=dict(tally.by_source.most_common()),
     )
+
+
+def _reached(tally: Tally, users: int) -> Reach:
+    first, last = (moment and _aware(moment) for moment in (tally.first, tally.last))
+    return Reach(tally.answers, users, first, last)
 
 
 def _place_in_time(receipt: Receipt) -> tuple[Any, ...]:

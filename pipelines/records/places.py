@@ -6,7 +6,7 @@ that does not answer is a warning, not an end.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import ColumnElement, Engine, Executable, func, select
+from sqlalchemy import ColumnElement, Engine, Executable, Select, func, select
+from sqlalchemy import Row as Stored
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.records import days
@@ -26,6 +27,8 @@ from pipelines.records.unshipped import unshipped
 
 _PORTION = 1_000
 """Request ids in one question to the database."""
+_ROWS = 100_000
+"""Rows of the database that are made columns at a time."""
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +75,18 @@ class Places:
             with self._engine.connect() as connection:
                 return [row._asdict() for row in connection.execute(query)]
         except SQLAlchemyError as error:
-            logger.warning("the records of %r were not looked at: %s", self._engine.url, brief(error))
+            self._tell(error)
             return []
+
+    def table(self, query: Select[Any], schema: pa.Schema) -> pa.Table:
+        """Return what the database answers, maybe millions of rows, as columns; nothing when it is away."""
+        try:
+            with self._engine.connect() as connection:
+                portions = connection.execute(query.execution_options(yield_per=_ROWS)).partitions()
+                return pa.Table.from_batches([_columns(rows, schema) for rows in portions], schema)
+        except SQLAlchemyError as error:
+            self._tell(error)
+            return schema.empty_table()
 
     def spooled(self, wanted: Callable[[Row], bool], *, holding: str = "") -> list[dict[str, Any]]:
         """Return what is wanted of the spool and was not shipped a moment ago.
@@ -109,6 +122,9 @@ class Places:
                 receipts = receipts.filter(pa.array(new, pa.bool_()))
             yield day, receipts
 
+    def _tell(self, error: SQLAlchemyError) -> None:
+        logger.warning("the records of %r were not looked at: %s", self._engine.url, brief(error))
+
     def _keys(self, *where: ColumnElement[bool]) -> set[Any]:
         query = select(*(reccom.c[name] for name in days.KEY)).where(*where)
         return {days.key(row) for row in self.ask(query)}
@@ -129,3 +145,10 @@ class Places:
         """Return the days of the archive that touch ``span``, oldest first; all without one."""
         found = days.days(self._archive_dir)
         return [day for day in found if span is None or span.since.date() <= day <= span.until.date()]
+
+
+def _columns(rows: Sequence[Stored[Any]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+    )

@@ -36,7 +36,7 @@ def record_version(
         figures: all that its evaluation measured.
         gate_reason: what the gate said when it let the version pass.
         offsets: what it was trained on: topic, generation, partition, first and last offset (inclusive) of
-            each range that has no hole.
+            each range that has no hole; and of each hole, with ``without`` (what kind) and ``why``.
         code_commit: commit of the code that trained it.
     """
     row = {

@@ -61,6 +61,26 @@ def test_a_stream_that_was_created_again_is_told(books, write, track):
     assert told["Data"]["stream"] == ("movielog4, partition 1: offsets 0 to 9 (created again, generation 2)")
 
 
+@pytest.mark.parametrize(
+    ("hole", "words"),
+    [
+        (
+            {"without": "quarantined", "why": "by ann on 2026-11-22 12:00 UTC: a stuck client"},
+            "quarantined by ann on 2026-11-22 12:00 UTC: a stuck client",
+        ),
+        ({"without": "lost", "why": ""}, "gone from the broker before they were collected"),
+        ({"without": "missing", "why": ""}, "no batch held them when this version was trained"),
+    ],
+)
+def test_what_a_version_has_not_seen_is_told_beside_what_it_has(books, write, track, hole, words):
+    write({})
+    where = {"topic": "movielog4", "generation": 1, "partition": 0}
+    track(offsets=[{**where, "first": 0, "last": 999}, {**where, "first": 100, "last": 149, **hole}])
+    told = lines(tell(explain(books, ID)))
+    assert told["Data"]["stream"] == "movielog4, partition 0: offsets 0 to 999"
+    assert told["Data"]["not seen"] == f"movielog4, partition 0: offsets 100 to 149, {words}"
+
+
 def test_attempts_that_never_arrived_are_told(books, write, noon):
     write({"replica": "stable-2", "served_at": (noon - timedelta(seconds=1)).isoformat()}, {})
     told = lines(tell(explain(books, ID)))

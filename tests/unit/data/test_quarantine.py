@@ -98,6 +98,11 @@ class TestFile:
         with pytest.raises(DataError, match="names no range"):
             quarantine.read(tmp_path)
 
+    def test_a_folder_that_cannot_be_written_is_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(DataError, match="mend the path or its permissions"):
+            quarantine.add(tmp_path / "file", entry(0, 9))
+
     def test_two_people_at_once_lose_nothing(self, tmp_path: Path) -> None:
         context = multiprocessing.get_context("spawn")
         people = [context.Process(target=add_hundred, args=(tmp_path, who)) for who in ("ann", "bob")]

@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from sqlalchemy import insert
 
-from pipelines.records.lookup import Lost, Receipt, VersionShare, VersionUse
+from pipelines.records.lookup import Lost, Reach, Receipt, VersionShare, VersionUse
 from pipelines.records.recorder import ship_once
 from pipelines.records.tables import lost_receipts
 from tests.receipts import receipt, row
@@ -210,3 +210,34 @@ def test_losses_that_touch_the_span_are_told(kept):
     assert kept.receipts().lost_between(SECOND, THIRD) == [first]
     assert kept.receipts().lost_between(SECOND, THIRD + HOUR) == [first, second]
     assert kept.receipts().lost_between(SECOND + HOUR, THIRD) == []
+
+
+def test_reach_of_versions_counts_a_user_once_over_all_places(kept):
+    kept.archive(served("a", FIRST, user_id="1"), served("b", FIRST + HOUR, user_id="2", version_number=4))
+    kept.store(served("c", SECOND, user_id="2"), served("d", SECOND + HOUR, user_id="2"))
+    kept.store(served("e", SECOND, user_id="9", version_number=5))
+    kept.spool(served("f", THIRD, user_id="3", version_number=4))
+    together, each = kept.receipts().reach([3, 4, 6])
+    assert together == Reach(5, 3, FIRST, THIRD)
+    assert each == {3: Reach(3, 2, FIRST, SECOND + HOUR), 4: Reach(2, 2, FIRST + HOUR, THIRD)}
+
+
+def test_receipt_that_is_met_in_several_places_reaches_nobody_twice(kept):
+    kept.archive(served("a", FIRST))
+    kept.store(served("a", FIRST))
+    kept.spool(served("a", FIRST))
+    together, _ = kept.receipts().reach([3])
+    assert (together.answers, together.users) == (1, 1)
+
+
+def test_versions_that_never_answered_reach_nobody(kept):
+    assert kept.receipts().reach([3]) == (Reach(0, 0, None, None), {})
+    assert kept.receipts().reach([]) == (Reach(0, 0, None, None), {})
+
+
+def test_what_the_archive_knows_of_a_reach_is_told_while_the_database_is_away(kept, away, caplog):
+    kept.archive(served("a", FIRST))
+    away()
+    together, _ = kept.receipts().reach([3])
+    assert (together.answers, together.users) == (1, 1)
+    assert "were not looked at" in caplog.text
