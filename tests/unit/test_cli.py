@@ -1,12 +1,14 @@
 import gzip
 import json
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pipelines.__main__ import main
-from pipelines.commands.shell import Exit
+from pipelines.commands.shell import Exit, shown
 from pipelines.records.database import connect, migrate
 from pipelines.records.recorder import ship_once
 
@@ -54,6 +56,29 @@ def test_collect_counts_every_line_once(shell, tmp_path):
     assert printed["counts"] == {"watch": 2, "rating": 1, "request": 0, "reject": 1}
     assert printed["rejects"] == {"bad-rating": 1}
     assert (printed["first_offset"], printed["last_offset"]) == (0, 3)
+
+
+def test_without_a_terminal_progress_is_logged_and_what_is_printed_stays_json(shell, tmp_path):
+    (tmp_path / "log").write_text(LINES)
+    _, out, err = shell("collect", "--file", tmp_path / "log", "--out", tmp_path / "batches")
+    assert json.loads(out)["lines"] == 4
+    assert "collect: 4 lines in " in err
+
+
+def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left(monkeypatch, caplog):
+    caplog.set_level("INFO", logger="pipelines.progress")
+    terminal = StringIO()
+    monkeypatch.setattr(
+        "pipelines.commands.shell.errors", Console(file=terminal, force_terminal=True, width=120)
+    )
+    with shown("collect", "lines") as progress:
+        for done in (0, 1_000, 2_000):
+            progress(done, 4_000)
+    assert "collect" in terminal.getvalue()
+    assert "2,000 of 4,000 lines (50 %), " in terminal.getvalue()
+    assert " left" in terminal.getvalue()
+    (last,) = caplog.messages
+    assert last.startswith("collect: 2,000 of 4,000 lines (50 %)")
 
 
 def test_collect_goes_on_where_it_stopped(shell, tmp_path):
@@ -222,6 +247,68 @@ def test_archive_says_what_left_the_database(shell, spooled, tmp_path):
     assert json.loads(shell("receipt", "a" * 32, "--json")[1])["receipt"]["kept_in"] == "archive"
 
 
+@pytest.fixture
+def collected(shell, tmp_path):
+    """A folder of batches with `LINES` in it."""
+    (tmp_path / "log").write_text(LINES)
+    shell("collect", "--file", tmp_path / "log", "--out", tmp_path / "batches")
+    return tmp_path / "batches"
+
+
+def test_telemetry_is_told_as_a_table_as_json_and_as_csv(shell, collected):
+    asked = ("telemetry", "watched", "--batches", collected)
+    code, out, err = shell(*asked)
+    assert code == Exit.OK, err
+    assert "What was watched, by hour" in out
+    told = json.loads(shell(*asked, "--by", "movie", "--json")[1])
+    assert [row["movie"] for row in told["rows"]] == ["fight+club+1999", "snowpiercer+2013"]
+    assert (told["total"]["viewings"], told["batches"], told["lines"]) == (2, 1, 4)
+    _, out, _ = shell(*asked, "--csv")
+    assert out.splitlines() == [
+        "hour,viewings,minutes,minutes_each,users",
+        "2022-11-14T12:00:00+00:00,2,2,1.0,2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("times", "ratings"),
+    [
+        ((), 1),
+        (("--since", "1h"), 1),
+        (("--since", "1.5h", "--until", "0s"), 0),
+        (("--since", "2022-11-14", "--until", "2023-09-28T22:20:23+02:00"), 0),
+        (("--since", "2023-09-28 20:20:23"), 1),
+    ],
+)
+def test_telemetry_takes_times_and_durations_before_the_newest_event(shell, collected, times, ratings):
+    _, out, _ = shell("telemetry", "ratings", "--batches", collected, "--json", *times)
+    assert json.loads(out)["total"]["ratings"] == ratings
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("rejects", "--by", "movie"), "--by reason or --by hour"),
+        (("ratings", "--by", "reason"), "--by hour or --by movie"),
+        (("ratings", "--since", "yesterday"), "'yesterday' is no time"),
+        (("ratings", "--since", ""), "is no time"),
+        (("ratings", "--since", "1h", "--until", "2h"), "is not before --until"),
+        (("ratings", "--json", "--csv"), "not both"),
+        (("viewers",), "viewers"),
+    ],
+)
+def test_telemetry_wants_a_question_that_makes_sense(shell, collected, asked, said):
+    code, out, err = shell("telemetry", *asked, "--batches", collected)
+    assert (code, out) == (Exit.USAGE, "")
+    assert said in " ".join(err.replace("│", " ").split())
+
+
+def test_telemetry_without_batches_says_what_makes_some(shell, tmp_path):
+    code, out, err = shell("telemetry", "rejects")
+    assert (code, out) == (Exit.FAILED, "")
+    assert "pipelines collect" in err
+
+
 def test_every_command_has_help(shell):
     _, out, _ = shell("--help")
     for command in (
@@ -237,6 +324,7 @@ def test_every_command_has_help(shell):
         "receipt",
         "served",
         "archive",
+        "telemetry",
         "recorder",
         "follow",
     ):
@@ -249,3 +337,97 @@ def test_wrong_setting_is_wrong_usage(shell, tmp_path):
     code, _, err = shell("versions")
     assert code == Exit.USAGE
     assert "MARQUEE_MAX_RMSE='-1'" in err
+
+
+@pytest.fixture
+def batches(shell, tmp_path):
+    """Four lines of a log in the folder of the settings."""
+    log = tmp_path / "movielog4.log"
+    log.write_text(LINES)
+    assert shell("collect", "--file", log)[0] == Exit.OK
+    return tmp_path / "var" / "batches"
+
+
+def test_a_range_is_taken_out_listed_and_taken_back(shell, batches):
+    code, out, _ = shell("quarantine", "--offsets", "0:1-2", "--why", "a stuck client", "--who", "ann")
+    assert code == Exit.OK
+    assert out.startswith("out: movielog4, partition 0, offsets 1 to 2\n")
+    assert "2 lines in 1 batch(es): 1 viewings, 1 ratings, 0 requests, 0 rejects" in out
+    assert "A viewing with a line in the range is out with all its lines of that batch" in out
+    (entry,) = json.loads(shell("quarantine", "--list", "--json")[1])
+    assert (entry["first"], entry["last"], entry["who"], entry["why"]) == (1, 2, "ann", "a stuck client")
+    assert entry["lifted"] is None
+    listed = shell("quarantine", "--list")[1].split()
+    assert [word for word in listed if word in {"ann", "stuck", "client"}] == ["ann", "stuck", "client"]
+    assert shell("quarantine", "--offsets", "0:1-2", "--why", "again")[1].startswith("out already: ")
+    code, out, _ = shell(
+        "quarantine", "--offsets", "0:1-2", "--lift", "--why", "it was right", "--who", "bob"
+    )
+    assert (code, out.split(":")[0]) == (Exit.OK, "back in")
+    (entry,) = json.loads(shell("quarantine", "--list", "--json")[1])
+    assert (entry["lifted"]["who"], entry["lifted"]["why"]) == ("bob", "it was right")
+
+
+def test_what_a_range_takes_out_is_said_to_programs(shell, batches):
+    out = json.loads(shell("quarantine", "--offsets", "0:0-3", "--why", "all of it", "--json")[1])
+    assert (out["batches"], out["lines"], out["out"], out["changed"]) == (1, 4, True, True)
+    assert out["rows"] == {"watch": 2, "rating": 1, "request": 0, "reject": 1}
+
+
+@pytest.mark.parametrize("offsets", ["5", "0:5", "0:9-5", "a:1-2", "0:1-2x", "-1:1-2"])
+def test_a_malformed_range_is_wrong_usage(shell, batches, offsets):
+    code, _, err = shell("quarantine", f"--offsets={offsets}", "--why", "x")
+    assert code == Exit.USAGE
+    assert "is no range" in " ".join(err.split())
+    assert not (batches / "quarantine.json").exists()
+
+
+@pytest.mark.parametrize("why", [[], ["--why", "  "]])
+def test_nothing_is_taken_out_without_a_reason(shell, batches, why):
+    assert shell("quarantine", "--offsets", "0:1-2", *why)[0] == Exit.USAGE
+    assert not (batches / "quarantine.json").exists()
+
+
+@pytest.mark.parametrize(
+    "wanted", [["0:4-9"], ["0:2-4"], ["1:0-3"], ["0:0-3", "--topic", "other"], ["0:0-3", "--generation", "2"]]
+)
+def test_offsets_that_were_not_collected_are_refused(shell, batches, wanted):
+    code, _, err = shell("quarantine", "--why", "x", "--offsets", *wanted)
+    assert code == Exit.FAILED
+    assert "not collected; of that partition there is" in " ".join(err.split())
+    assert "movielog4 (generation 1)" in " ".join(err.split())
+
+
+def test_what_is_not_out_cannot_be_taken_back(shell, batches):
+    code, _, err = shell("quarantine", "--offsets", "0:1-2", "--lift", "--why", "x")
+    assert code == Exit.FAILED
+    assert "in quarantine is: nothing" in " ".join(err.split())
+
+
+def test_an_empty_quarantine_says_so(shell):
+    assert shell("quarantine", "--list")[:2] == (
+        Exit.OK,
+        "Nothing is in quarantine, and nothing ever was.\n",
+    )
+
+
+def test_the_blast_radius_of_a_range_names_its_batches(shell, batches):
+    code, out, _ = shell("blast-radius", "--offsets", "0:1-2")
+    assert code == Exit.OK
+    assert "movielog4~1-0-000000000000-000000000003.parquet" in out
+    assert "No version was trained on it." in out
+    found = json.loads(shell("blast-radius", "--offsets", "0:1-2", "--json")[1])
+    assert (found["versions"], found["answers"]) == ([], 0)
+    assert shell("blast-radius", "--offsets", "1-2")[0] == Exit.USAGE
+
+
+def test_several_logs_are_collected_in_their_order(shell, tmp_path):
+    for name, user in (("monday", 1), ("tuesday", 2)):
+        (tmp_path / f"{name}.log").write_text(f"2022-11-14T12:24,{user},GET /rate/heat+1995=4\n" * user)
+    code, out, _ = shell("collect", "--file", tmp_path / "tuesday.log", "--file", tmp_path / "monday.log")
+    assert code == Exit.OK
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [(each["lines"], each["batches"][0].split("~")[0]) for each in found] == [
+        (2, "tuesday"),
+        (1, "monday"),
+    ]
