@@ -49,7 +49,7 @@ e2e: install ## The demo's scenarios from start to end
 demo: install ## The whole loop, live: SCENARIO=good|slow|bad-rmse, ONCE=1 to end after the verdict
 	@$(BIN)/python -m pipelines demo --scenario "$(or $(SCENARIO),good)" $(if $(filter-out 0,$(ONCE)),--once)
 
-bench: install ## Ours beside the alternatives, as ratios; ONLY=events|ranking|training|serving|receipts
+bench: install ## Ours beside the alternatives, as ratios; ONLY=events|validating|clean_days|telemetry|ranking|training|serving|receipts
 	$(BIN)/python -m tests.benchmarks.bench $(ONLY)
 
 up: install ## Start the one-machine stack in the background

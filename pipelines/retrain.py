@@ -7,7 +7,8 @@ each step can be killed and run again.
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,14 @@ from typing import TYPE_CHECKING, Any
 from pipelines import alerts
 from pipelines.alerts import Announce
 from pipelines.code import code_version, label
-from pipelines.errors import MarqueeError, NothingNew, Refused, SettingsError
-from pipelines.settings import PROJECT_DIR, EventSource, Settings
+from pipelines.errors import DataError, Locked, MarqueeError, NothingNew, Refused, SettingsError
+from pipelines.progress import Show, logged
+from pipelines.settings import PROJECT_DIR, EventSource, KafkaClient, Settings
 
 if TYPE_CHECKING:
+    from pipelines.data.collect import Collected
+    from pipelines.data.profile import Reference
+    from pipelines.data.quarantine import Quarantined
     from pipelines.events.sources import Source
     from pipelines.model.recipe import TrainConfig
     from pipelines.model.recommender import Model
@@ -28,79 +33,156 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
+PATIENCE_S = 600.0
+"""How long a training waits for another process that collects; an hour's events take ten seconds."""
 SUITES_DIR = PROJECT_DIR / "expectations"
 STARS = (1.0, 5.0)
 """Lowest and highest rating of the stream."""
 
 
-def run(config: Settings, *, run_id: str, announce: Announce, progress: Progress | None = None) -> int:
+def run(config: Settings, *, run_id: str, announce: Announce, show: Show = logged) -> int:
     """Run all steps in order, as the DAG does; returns the number of the new version."""
-    collect(config, announce=announce, progress=progress)
-    validate(config, run_id=run_id, announce=announce)
-    train(config, run_id=run_id)
+    collect(config, announce=announce, show=show)
+    validate(config, run_id=run_id, announce=announce, show=show)
+    train(config, run_id=run_id, show=show)
     gate(config, run_id=run_id, announce=announce)
     return version(config, run_id=run_id, announce=announce)
 
 
-def collect(config: Settings, *, announce: Announce, progress: Progress | None = None) -> dict[str, Any]:
+def collect_new(config: Settings, *, announce: Announce, show: Show = logged) -> dict[str, Any]:
     """Collect everything since the last collected offset.
 
     Raises:
-        NothingNew: no event came, and no collected batch waits for its training.
+        NothingNew: no event came.
+        Locked: another process is collecting.
     """
-    from pipelines.data import collect as room
+    collected = _collected(config, announce, show, patience_s=0.0)
+    if not collected.lines:
+        raise NothingNew(f"no event has come to {source_of(config).name!r} since the last time")
+    return collected.as_json()
 
-    source = source_of(config)
+
+def collect(config: Settings, *, announce: Announce, show: Show = logged) -> dict[str, Any]:
+    """Collect for a training: everything since the last collected offset.
+
+    Another process that collects is waited for; when it takes too long, what is there by then is enough.
+
+    Raises:
+        NothingNew: no event came, no collected batch waits for its training, and the quarantine is the same.
+        Locked: another process takes long, and there is nothing yet.
+    """
+    from pipelines.data.collect import Collected
+
     try:
-        collected = room.collect(
-            source, config.batches_dir, batch_lines=config.batch_lines, progress=progress
-        )
-    finally:
-        source.close()
-    if collected.notes:
-        announce(alerts.offsets_gone_back(collected.notes))
+        collected = _collected(config, announce, show, patience_s=PATIENCE_S)
+    except Locked as busy:
+        if not (untrained(config) or emptied(config)):
+            raise
+        log.warning("%s; the training takes what is there by now", busy)
+        collected = Collected()
     waiting = untrained(config)
-    if not waiting:
-        raise NothingNew(
-            f"no event has come to {source.name!r} since the last training; there is nothing to do"
-        )
+    if not waiting and not emptied(config):
+        name = source_of(config).name
+        raise NothingNew(f"no event has come to {name!r} since the last training; there is nothing to do")
     return {**collected.as_json(), "untrained": waiting}
 
 
-def validate(config: Settings, *, run_id: str, announce: Announce) -> dict[str, Any]:
-    """Check what no version was trained on yet.
+def _collected(config: Settings, announce: Announce, show: Show, *, patience_s: float) -> "Collected":
+    from pipelines.data import collect as room
+
+    with closing(source_of(config)) as source, show("collect", "lines") as progress:
+        return room.collect(
+            source,
+            config.batches_dir,
+            batch_lines=config.batch_lines,
+            processes=config.collect_processes,
+            patience_s=patience_s,
+            announce=announce,
+            progress=progress,
+        )
+
+
+def validate(config: Settings, *, run_id: str, announce: Announce, show: Show = logged) -> dict[str, Any]:
+    """Check what no version was trained on yet, and note down the batches that this run is about.
 
     Raises:
         Refused: a critical expectation failed; the alert is out.
     """
+    from pipelines.data import quarantine
     from pipelines.data import validate as room
+    from pipelines.data.batches import list_batches
 
     path = run_dir(config, run_id) / "report.json"
-    report = room.validate(config.batches_dir, untrained(config), SUITES_DIR, path, now=datetime.now(UTC))
+    entries = quarantine.read(config.batches_dir)
+    names = [
+        batch.name for batch in list_batches(config.batches_dir) if not quarantine.wholly(batch, entries)
+    ]
+    new = [name for name in untrained(config) if name in names]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    batches_path(config, run_id).write_text(json.dumps(names, indent=2) + "\n")
+    if not new:
+        log.info("no batch is new; whole batches have gone into quarantine since the newest version")
+        return {"report": "", "rows": {}, "warnings": [], "not_looked_at": []}
+    with show("validate", "checks") as progress:
+        report = room.validate(
+            config.batches_dir,
+            new,
+            SUITES_DIR,
+            path,
+            now=datetime.now(UTC),
+            reference=reference(config),
+            progress=progress,
+        )
     if not report.success:
         failed = report.failed_lines("critical")
         announce(alerts.data_refused(failed, str(path)))
         raise Refused(f"data refused: {'; '.join(failed)}; see {path}")
-    return {"report": str(path), "rows": report.rows, "warnings": report.failed_lines("warning")}
+    warnings, silent = report.failed_lines("warning"), report.silent_lines()
+    for line in warnings:
+        log.warning("%s", line)
+    for line in silent:
+        log.info("%s", line)
+    return {"report": str(path), "rows": report.rows, "warnings": warnings, "not_looked_at": silent}
 
 
-def train(config: Settings, *, run_id: str) -> dict[str, Any]:
-    """Judge the recipe on the newest ratings, then fit it on all batches; returns the figures."""
-    from pipelines.data import batches
+def train(config: Settings, *, run_id: str, show: Show = logged) -> dict[str, Any]:
+    """Judge the recipe on the newest ratings, then fit it on all batches; returns the figures.
+
+    All that were there when the run validated: what came since is unchecked, and the next training's.
+
+    Raises:
+        DataError: somebody changed the quarantine while the batches were read.
+    """
+    from pipelines.data import batches, quarantine
+    from pipelines.data.profile import describe
     from pipelines.model import train as room
 
-    names = [batch.name for batch in batches.list_batches(config.batches_dir)]
-    meta = room.evaluate_and_train(
-        batches.read_ratings(config.batches_dir, names),
-        batches.read_viewings(config.batches_dir, names),
-        run_dir(config, run_id) / "model",
-        config=train_config(config),
-        holdout_share=config.holdout_share,
-        scale=STARS,
-        serving=serving_model(config),
-        provenance={"batches": names, "run_id": run_id, "code": code_version()},
-    )
+    names = json.loads(batches_path(config, run_id).read_text())
+    out = quarantine.read(config.batches_dir)
+    ratings = batches.read_ratings(config.batches_dir, names)
+    viewings = batches.read_viewings(config.batches_dir, names)
+    profile = describe(config.batches_dir, names).as_json()
+    if quarantine.read(config.batches_dir) != out:
+        raise DataError(
+            f"the quarantine of {config.batches_dir} changed while its batches were read; run this step again"
+        )
+    with show("train", "epochs") as progress:
+        meta = room.evaluate_and_train(
+            ratings,
+            viewings,
+            run_dir(config, run_id) / "model",
+            config=train_config(config),
+            holdout_share=config.holdout_share,
+            scale=STARS,
+            serving=serving_model(config),
+            provenance={
+                "run_id": run_id,
+                "code": code_version(),
+                "profile": profile,
+                **_data(config, names, out),
+            },
+            progress=progress,
+        )
     return dict(meta["metrics"])
 
 
@@ -135,7 +217,7 @@ def gate(config: Settings, *, run_id: str, announce: Announce) -> str:
 
 def version(config: Settings, *, run_id: str, announce: Announce) -> int:
     """Put data and model of the run into the registry as one version; returns its number."""
-    from pipelines.data.ranges import ranges
+    from pipelines.data.ranges import seen
     from pipelines.model.artifact import read_meta
     from pipelines.records.provenance import record_version
     from pipelines.release import world
@@ -155,7 +237,7 @@ def version(config: Settings, *, run_id: str, announce: Announce) -> int:
         run_id=run_id,
         figures=meta["metrics"],
         gate_reason=json.loads(gate_path(config, run_id).read_text())["reason"],
-        offsets=[dict(each) for each in ranges(meta["provenance"]["batches"])],
+        offsets=[dict(each) for each in seen(meta["provenance"])],
         code_commit=label(meta["provenance"]["code"]),
     )
     return committed.number
@@ -182,7 +264,10 @@ def source_of(config: Settings) -> "Source":
     from pipelines.events.sources import FileSource, KafkaSource
 
     if config.event_source is EventSource.KAFKA:
-        return KafkaSource(
+        client = KafkaSource
+        if config.kafka_client is KafkaClient.CONFLUENT:
+            from pipelines.events.librdkafka import LibrdkafkaSource as client
+        return client(
             config.kafka,
             config.kafka_topic,
             partitions=config.kafka_partitions,
@@ -213,10 +298,25 @@ def serving_model(config: Settings) -> "Model | None":
     return load(registry.export(stable, config.models_dir))
 
 
+def reference(config: Settings) -> "Reference | str":
+    """Return what new data are compared with: the data of the serving model, or why there are none."""
+    from pipelines.data.profile import Profile, Reference
+
+    model = serving_model(config)
+    if model is None:
+        return "no model serves, or none that this code can read, so there is nothing to compare with"
+    kept = model.meta.get("provenance", {}).get("profile", {})
+    try:
+        profile = Profile.of_json(kept)
+    except DataError as error:
+        return f"version {model.version}, which serves, has no profile of its data that can be read: {error}"
+    return Reference(model.version or 0, profile, model.knows, model.knows_movies)
+
+
 def trained_up_to(config: Settings) -> Mapping[int, int]:
     """Return for each partition the offset after the data of the model that viewers get now.
 
-    Empty when nothing serves, or when database or registry cannot say.
+    Empty when nothing serves, or when database, registry or stream cannot say.
     """
     from pipelines.data.ranges import following, ranges
     from pipelines.release import world
@@ -224,23 +324,67 @@ def trained_up_to(config: Settings) -> Mapping[int, int]:
     try:
         stable = world.ledger(config).stable()
         meta = world.registry(config).meta(stable, config.models_dir) if stable else {}
+        generation = _generation(config) if stable else None
     except MarqueeError as error:
         log.warning("what the serving model was trained on is not known: %s", error)
-        meta = {}
-    batches = meta.get("provenance", {}).get("batches", [])
-    return following(ranges(batches), source_of(config).name)
+        return {}
+    covered = ranges(meta.get("provenance", {}).get("batches", []))
+    return following(covered, source_of(config).name, generation) if generation else {}
+
+
+def _generation(config: Settings) -> int | None:
+    """Return which generation of its name the stream is; None: nothing was collected from it.
+
+    A log that was collected under the topic's name has a generation of its own, too.
+    """
+    from pipelines.data.batches import list_batches
+
+    source = source_of(config)
+    try:
+        identity = source.identity
+    finally:
+        source.close()
+    one_each = {
+        batch.generation: batch for batch in list_batches(config.batches_dir) if batch.topic == source.name
+    }
+    alike = [generation for generation, batch in one_each.items() if batch.info().identity == identity]
+    return max(alike, default=None)
 
 
 def untrained(config: Settings) -> list[str]:
-    """Return the names of the collected batches that no version of today's format was trained on."""
+    """Return the names of the collected batches that no version of today's format was trained on.
+
+    Of a batch in which something else is in quarantine now, none was. One that is wholly out is not named.
+    """
+    from pipelines.data import quarantine
     from pipelines.data.batches import list_batches
 
-    trained = set(_newest_trained_on(config))
-    return [batch.name for batch in list_batches(config.batches_dir) if batch.name not in trained]
+    trained, now = _trained(config), quarantine.read(config.batches_dir)
+    left = {
+        batch.name: quarantine.of(batch, now)
+        for batch in list_batches(config.batches_dir)
+        if not quarantine.wholly(batch, now)
+    }
+    return [name for name, out in left.items() if trained.get(name) != out]
 
 
-def _newest_trained_on(config: Settings) -> list[str]:
-    """Return the batches of the newest version; one of another format counts for none."""
+def emptied(config: Settings) -> list[str]:
+    """Return the names of the batches that the newest version was trained on and that are wholly out now."""
+    from pipelines.data import quarantine
+    from pipelines.data.batches import parse_name
+
+    now = quarantine.read(config.batches_dir)
+    return [
+        name
+        for name, out in _trained(config).items()
+        if (batch := parse_name(name)) and quarantine.wholly(batch, now) and quarantine.of(batch, now) != out
+    ]
+
+
+def _trained(config: Settings) -> dict[str, list[tuple[int, int]]]:
+    """Return what was out of each batch of the newest version when it was trained; other format: nothing."""
+    from pipelines.data import quarantine
+    from pipelines.data.batches import parse_name
     from pipelines.model.artifact import FORMAT
     from pipelines.release import world
 
@@ -248,13 +392,37 @@ def _newest_trained_on(config: Settings) -> list[str]:
     numbers = [info.number for info in registry.versions()]
     meta = registry.meta(max(numbers), config.models_dir) if numbers else {}
     # Replicas cannot read it: without a new event, too, there is a version to be made.
-    return list(meta["provenance"]["batches"]) if meta.get("format") == FORMAT else []
+    if meta.get("format") != FORMAT:
+        return {}
+    then = [quarantine.Quarantined.of_json(each) for each in meta["provenance"].get("quarantined", [])]
+    batches = {name: parse_name(name) for name in meta["provenance"]["batches"]}
+    return {name: quarantine.of(batch, then) for name, batch in batches.items() if batch}
+
+
+def _data(config: Settings, names: list[str], out: "Sequence[Quarantined]") -> dict[str, Any]:
+    """Return what a version keeps of its data: batches, what was out of the collected ones, what was lost."""
+    from pipelines.data.batches import list_batches
+    from pipelines.data.quarantine import overlaps
+    from pipelines.data.ranges import lost
+
+    collected = list_batches(config.batches_dir)
+    touched = [entry for entry in out if any(overlaps(entry, batch) for batch in collected)]
+    return {
+        "batches": names,
+        "quarantined": [entry.as_json() for entry in touched],
+        "lost": lost(collected),
+    }
 
 
 def run_dir(config: Settings, run_id: str) -> Path:
     """Return the folder of what one run makes, named after it as far as a file system takes that."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", run_id).lstrip(".") or "run"
     return config.var_dir / "runs" / name
+
+
+def batches_path(config: Settings, run_id: str) -> Path:
+    """Return the file that names the batches of a run, as JSON: what was there when it validated."""
+    return run_dir(config, run_id) / "batches.json"
 
 
 def gate_path(config: Settings, run_id: str) -> Path:

@@ -97,7 +97,7 @@ def _take(
     """Receive one message: progress is passed on, a result returned, an error raised."""
     try:
         kind, number, value = pipe.recv()
-    except EOFError as error:
+    except (EOFError, ConnectionResetError) as error:
         process.join()
         raise DataError(
             f"process {process.pid} ended with code {process.exitcode} at its work (-9: killed, "

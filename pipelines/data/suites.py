@@ -21,8 +21,8 @@ Severity = Literal["critical", "warning"]
 KINDS: Final = {"watches": "watch", "ratings": "rating", "requests": "request"}
 """Suites over the rows of one kind of event."""
 
-STREAM: Final = "stream"
-"""The suite over what the batches say of themselves."""
+FIGURES: Final = ("movies", "users", "drift", "stream", "rejects", "volume")
+"""Suites over what many rows add up to, see ``figures``."""
 
 
 class Meta(BaseModel):
@@ -93,7 +93,7 @@ def load_suites(folder: Path) -> dict[str, Suite]:
     Raises:
         DataError: a file is missing, unknown or malformed.
     """
-    wanted = [*KINDS, STREAM]
+    wanted = [*KINDS, *FIGURES]
     there = sorted(path.stem for path in folder.glob("*.json"))
     if there != sorted(wanted):
         raise DataError(

@@ -1,67 +1,33 @@
-"""Validate: new batches are held against the suites below ``expectations/``, by Great Expectations.
+"""Validate: new batches are held against the suites below ``expectations/``.
 
-Only a failed critical check refuses the batches. A check that could not run has failed.
+Rows are looked at one by one, what they add up to as figures, and both are compared with the data that the
+serving model was trained on. Only a failed critical check refuses the batches.
 """
 
+import gc
 import json
-import logging
+import math
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-import pandas as pd
+import pyarrow as pa
 
-from pipelines.data.batches import Batch, list_batches, read_kind
-from pipelines.data.suites import KINDS, STREAM, Entry, Severity, Suite, load_suites
+from pipelines.data import census, drift, figures, quarantine, volume
+from pipelines.data.batches import Batch, BatchInfo, list_batches, read_table
+from pipelines.data.checks import Check, run
+from pipelines.data.figures import Figures
+from pipelines.data.leftout import remaining
+from pipelines.data.profile import Reference
+from pipelines.data.quarantine import Quarantined
+from pipelines.data.suites import KINDS, Severity, Suite, load_suites
 from pipelines.errors import NothingNew
+from pipelines.progress import Progress, nobody
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it imports modules that Python will drop
-    import great_expectations as gx
-    from great_expectations.data_context.types.base import (
-        DataContextConfig,
-        InMemoryStoreBackendDefaults,
-        ProgressBarsConfig,
-    )
-
-# What it says at INFO is about itself and would fill the task's log.
-logging.getLogger("great_expectations").setLevel(logging.WARNING)
-
-EXAMPLES: Final = 5
-"""Most offending values that a report shows of one check."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One expectation and what came of it."""
-
-    suite: str
-    expectation: str
-    column: str
-    """Several are comma-separated; empty for a check of the whole table."""
-    severity: Severity
-    success: bool
-    observed: str
-    wanted: str
-    unexpected: int
-    """Rows that broke it; 0 for a figure over all rows."""
-    examples: tuple[str, ...]
-    why: str
-    do: str
-
-    @property
-    def line(self) -> str:
-        """The check in one line, for alerts and the shell."""
-        where = f"{self.suite}.{self.column}" if self.column else self.suite
-        shown = f" ({', '.join(self.examples)})" if self.examples else ""
-        return (
-            f"{self.severity}: {where}: {self.observed}{shown}; wanted: {self.wanted}. "
-            f"Why: {self.why} What to do: {self.do}"
-        )
+_BACK: Final = timedelta(days=volume.BACK_DAYS, hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +36,12 @@ class Report:
 
     checked_at: datetime
     batches: tuple[str, ...]
+    compared_with: str
+    """Which data the new ones were compared with, or why with none."""
     rows: dict[str, int]
     """Rows that each suite was held against."""
+    figures: dict[str, dict[str, float | None]]
+    """The figures of suites that look at one row; null: not known."""
     checks: tuple[Check, ...]
 
     @property
@@ -81,8 +51,18 @@ class Report:
 
     def failed_lines(self, severity: Severity | None = None) -> list[str]:
         """Return one line for each failed check, of one severity or of all, the critical ones first."""
-        failed = [check for check in self.checks if not check.success and severity in (None, check.severity)]
+        failed = [
+            check for check in self.checks if check.outcome == "failed" and severity in (None, check.severity)
+        ]
         return [check.line for check in sorted(failed, key=lambda check: check.severity)]
+
+    def silent_lines(self) -> list[str]:
+        """Return one line for each reason why checks were not looked at, which is not to say passed."""
+        reasons: dict[str, list[str]] = {}
+        for check in self.checks:
+            if check.outcome == "not looked at":
+                reasons.setdefault(check.observed, []).append(check.where)
+        return [f"not looked at: {', '.join(dict.fromkeys(where))}: {why}" for why, where in reasons.items()]
 
     def as_json(self) -> dict[str, Any]:
         """Return what is written to the report's file."""
@@ -90,7 +70,14 @@ class Report:
 
 
 def validate(
-    batches_dir: Path, names: Sequence[str], suites_dir: Path, report_path: Path, *, now: datetime
+    batches_dir: Path,
+    names: Sequence[str],
+    suites_dir: Path,
+    report_path: Path,
+    *,
+    now: datetime,
+    reference: Reference | str,
+    progress: Progress = nobody,
 ) -> Report:
     """Check the batches ``names`` of ``batches_dir`` and write the report as JSON.
 
@@ -100,6 +87,9 @@ def validate(
         suites_dir: folder of the suites.
         report_path: appears whole or not at all; an older report there is replaced.
         now: what freshness is measured against; with a zone.
+        reference: what the data are compared with, or why there is nothing: those checks are then not looked
+            at, and the report says so.
+        progress: called with (checks done, checks in all), suite by suite.
 
     Raises:
         NothingNew: no batch was named.
@@ -112,135 +102,92 @@ def validate(
         )
     suites = load_suites(suites_dir)
     rows: dict[str, int] = {}
+    known: dict[str, dict[str, float | None]] = {}
     checks: list[Check] = []
-    for name, frame in _frames(batches_dir, names, now):
-        rows[name] = len(frame)
-        checks += _run(suites[name], frame)
-    report = Report(now, tuple(names), rows, tuple(checks))
+    progress(0, total := sum(len(suite.entries) for suite in suites.values()))
+    for name, looked_at in _looked_at(batches_dir, names, now, reference, suites):
+        checks += run(suites[name], looked_at)
+        progress(len(checks), total)
+        if isinstance(looked_at, Figures):
+            rows[name] = len(looked_at.frame)
+            if not looked_at.keys:
+                known[name] = _row(looked_at)
+        else:
+            rows[name] = looked_at.num_rows
+    compared = reference if isinstance(reference, str) else f"the data of version {reference.version}"
+    report = Report(now, tuple(names), compared, rows, known, tuple(checks))
     _write(report_path, report)
     return report
 
 
-# --- what is looked at ------------------------------------------------------------------------------
-
-
-def _frames(batches_dir: Path, names: Sequence[str], now: datetime) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield (suite, frame) one after the other: together, the rows of two days would fill the memory."""
-    for suite, kind in KINDS.items():
-        yield suite, read_kind(batches_dir, kind, names)
+def _looked_at(
+    batches_dir: Path,
+    names: Sequence[str],
+    now: datetime,
+    reference: Reference | str,
+    suites: Mapping[str, Suite],
+) -> Iterator[tuple[str, pa.Table | Figures]]:
+    """Yield each suite with what it is held against."""
     chosen = set(names)
-    yield STREAM, _stream([batch for batch in list_batches(batches_dir) if batch.name in chosen], now)
+    tables: dict[str, pa.Table] = {}
+    for name, kind in KINDS.items():
+        columns = {column for entry in suites[name].entries for column in entry.columns}
+        wanted = list(dict.fromkeys([*census.COLUMNS[kind], *sorted(columns)]))
+        tables[kind] = read_table(batches_dir, kind, wanted, names).unify_dictionaries()
+        yield name, tables[kind]
+    gc.collect()  # Great Expectations holds on to the frame that it had last
+    counted = census.take(tables.pop("watch"), tables.pop("rating"), tables.pop("request"))
+    yield "movies", figures.movies(counted)
+    yield "users", figures.users(counted)
+    yield "drift", drift.compare(counted, reference)
+    left, hourly = _told(batches_dir, chosen)
+    yield "stream", figures.stream(left, now)
+    yield "rejects", figures.rejects(left, reference if isinstance(reference, str) else reference.profile)
+    yield "volume", volume.per_hour(hourly, _before(batches_dir, chosen, hourly))
 
 
-def _stream(batches: Sequence[Batch], now: datetime) -> pd.DataFrame:
-    """Return one row of what the batches say of themselves; null: a share of nothing, an unknown age."""
-    infos = [batch.info() for batch in batches]
-    counts = {kind: sum(info.counts[kind] for info in infos) for kind in (*KINDS.values(), "reject")}
-    lines = sum(info.lines for info in infos)
-    bad_ratings = sum(info.rejects.get("bad-rating", 0) for info in infos)
-    duplicates = sum(info.duplicates for info in infos)
-    newest = max((info.last_time for info in infos if info.last_time), default=None)
-    row = {
-        "lines": lines,
-        **counts,
-        "duplicates": duplicates,
-        "reject_share": _share(counts["reject"], lines),
-        "rating_reject_share": _share(bad_ratings, counts["rating"] + bad_ratings),
-        "duplicates_share": _share(duplicates, lines),
-        "newest_age_s": (now - newest).total_seconds() if newest else None,
-    }
-    return pd.DataFrame([row]).astype("float64")
+def _told(batches_dir: Path, names: Collection[str]) -> tuple[list[BatchInfo], dict[str, list[BatchInfo]]]:
+    """Return what the named batches say of themselves: less what is quarantined, and by topic for hours."""
+    entries = quarantine.read(batches_dir)
+    batches = [batch for batch in list_batches(batches_dir) if batch.name in names]
+    hourly: dict[str, list[BatchInfo]] = {}
+    for batch in batches:
+        hourly.setdefault(batch.topic, []).append(_hourly(batch, entries))
+    return [remaining(batch, quarantine.of(batch, entries)) for batch in batches], hourly
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _hourly(batch: Batch, entries: Sequence[Quarantined]) -> BatchInfo:
+    """Return what a batch says, but nothing of its hours when lines are out: whose they are is not known."""
+    info = batch.info()
+    return replace(info, hours={}) if quarantine.of(batch, entries) else info
 
 
-def _prepared(frame: pd.DataFrame, suite: Suite) -> pd.DataFrame:
-    """Return the columns that the suite looks at, numbers in 64 bits.
-
-    Great Expectations copies the frame for every check, and walks narrower numbers one by one in Python.
-    """
-    looked_at = {column for entry in suite.entries for column in entry.columns}
-    kept = frame[[column for column in frame if column in looked_at]]
-    integers = [column for column in kept if pd.api.types.is_integer_dtype(kept[column])]
-    floats = [column for column in kept if pd.api.types.is_float_dtype(kept[column])]
-    return kept.astype(dict.fromkeys(integers, "int64") | dict.fromkeys(floats, "float64"))
-
-
-# --- running ----------------------------------------------------------------------------------------
-
-
-def _run(suite: Suite, frame: pd.DataFrame) -> list[Check]:
-    trouble = "Great Expectations gave no result"
-    try:
-        results = _results(suite, _prepared(frame, suite))
-    except Exception as error:
-        # It raises whatever it likes. Nothing was found out, so nothing has passed.
-        results, trouble = {}, f"{type(error).__name__}: {error}"
-    failed = {"success": False, "exception_info": {"raised_exception": True, "exception_message": trouble}}
-    return [_check(suite.name, entry, results.get(n, failed)) for n, entry in enumerate(suite.entries)]
+def _before(
+    batches_dir: Path, names: Collection[str], new: Mapping[str, Sequence[BatchInfo]]
+) -> dict[str, list[BatchInfo]]:
+    """Return by topic what the batches say of themselves that hold the days before the new ones."""
+    entries = quarantine.read(batches_dir)
+    times = {topic: [info.first_time for info in infos if info.first_time] for topic, infos in new.items()}
+    since = {topic: min(found) - _BACK for topic, found in times.items() if found}
+    old_enough: set[tuple[str, int, int]] = set()
+    before: dict[str, list[BatchInfo]] = {}
+    # Newest first, and no further than needed: a year of batches is ten thousands of files.
+    for batch in reversed(list_batches(batches_dir)):
+        partition = (batch.topic, batch.generation, batch.partition)
+        if batch.name in names or batch.topic not in since or partition in old_enough:
+            continue
+        info = _hourly(batch, entries)
+        if info.last_time and info.last_time < since[batch.topic]:
+            old_enough.add(partition)
+        else:
+            before.setdefault(batch.topic, []).append(info)
+    return before
 
 
-def _results(suite: Suite, frame: pd.DataFrame) -> dict[int, dict[str, Any]]:
-    """Return the result of each entry by its number, as Great Expectations writes it down."""
-    context = gx.get_context(mode="ephemeral", project_config=_in_memory())
-    asset = context.data_sources.add_pandas(suite.name).add_dataframe_asset(suite.name)
-    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
-    result_format = {"result_format": "BASIC", "partial_unexpected_count": EXAMPLES}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        outcome: Any = batch.validate(
-            gx.ExpectationSuite(suite.name, expectations=suite.expectations), result_format=result_format
-        )
-    results = [result.to_json_dict() for result in outcome.results]
-    return {result["expectation_config"]["meta"]["number"]: result for result in results}
-
-
-def _in_memory() -> DataContextConfig:
-    """Return settings of a context that writes no files, draws no bars and reports to nobody."""
-    return DataContextConfig(
-        store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
-        progress_bars=ProgressBarsConfig(globally=False),
-        analytics_enabled=False,
-    )
-
-
-def _check(suite: str, entry: Entry, result: Mapping[str, Any]) -> Check:
-    trouble = _trouble(result["exception_info"])
-    figures = result.get("result", {})
-    return Check(
-        suite=suite,
-        expectation=entry.type,
-        column=", ".join(entry.columns),
-        severity=entry.severity,
-        success=result["success"] and not trouble,
-        observed=f"the check could not run: {trouble}" if trouble else _observed(figures),
-        wanted=entry.wanted,
-        unexpected=figures.get("unexpected_count", 0),
-        examples=tuple(map(_example, figures.get("partial_unexpected_list", [])[:EXAMPLES])),
-        why=entry.meta.why,
-        do=entry.meta.do,
-    )
-
-
-def _trouble(info: Mapping[str, Any]) -> str:
-    """Return the texts of the exceptions; there is one record, or one for each metric that failed."""
-    records = [info] if "raised_exception" in info else list(info.values())
-    return "; ".join(str(record["exception_message"]) for record in records if record["raised_exception"])
-
-
-def _observed(figures: Mapping[str, Any]) -> str:
-    if "observed_value" in figures:
-        return str(figures["observed_value"])
-    broken, rows = figures.get("unexpected_count", 0), figures.get("element_count", 0)
-    return f"{broken} of {rows} rows" + (f" ({broken / rows:.2%})" if rows else "")
-
-
-def _example(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " ".join(f"{key}={part}" for key, part in value.items())
-    return str(value)
+def _row(looked_at: Figures) -> dict[str, float | None]:
+    """Return a row of figures for JSON, which has no NaN."""
+    (row,) = looked_at.frame.to_dict("records")
+    return {str(name): None if math.isnan(value) else value for name, value in row.items()}
 
 
 def _write(path: Path, report: Report) -> None:

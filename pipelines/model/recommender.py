@@ -72,6 +72,10 @@ class Model:
         """Tell for each user whether the model was trained on anything that user rated or watched."""
         return self._users.rows(user_ids) >= 0
 
+    def knows_movies(self, movie_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Tell for each movie whether anybody had rated or watched it before the training."""
+        return self._movies.rows(movie_ids) >= 0
+
     def user_id(self, row: int) -> str:
         """Return the id of the user in this row, ``0 .. n_users - 1``."""
         return self._users.texts(np.array([row]))[0]

@@ -101,7 +101,7 @@ def evaluate_and_train(
     """Score the recipe on a time-ordered hold-out, then fit it on everything into ``out``.
 
     The hold-out judges the recipe; what ships is the same recipe fitted on all ratings, the newest included.
-    Arguments, result and errors are those of ``evaluate`` and ``train``.
+    Arguments, result and errors are those of ``evaluate`` and ``train``; ``progress`` counts both's epochs.
     """
     evaluation = evaluate(
         ratings,
@@ -110,7 +110,7 @@ def evaluate_and_train(
         holdout_share=holdout_share,
         serving=serving,
         scale=scale,
-        progress=progress,
+        progress=_one_of_two(0, progress),
     )
     return train(
         ratings,
@@ -120,8 +120,15 @@ def evaluate_and_train(
         scale=scale,
         judge=evaluation,
         provenance=provenance,
-        progress=progress,
+        progress=_one_of_two(1, progress),
     )
+
+
+def _one_of_two(which: int, progress: Progress | None) -> Progress | None:
+    """Return what reports the epochs of the first (0) or second (1) fit as a part of both."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(which * total + done, 2 * total)
 
 
 def _counts(fitted: Fitted, ratings: pd.DataFrame, viewings: pd.DataFrame | None) -> dict[str, int]:

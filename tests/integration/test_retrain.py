@@ -1,16 +1,22 @@
 """The steps of a training on a real registry (git and DVC), from an archived log."""
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
 from pipelines import retrain
+from pipelines.data.batches import list_batches
+from pipelines.data.profile import Profile, describe
 from pipelines.errors import NothingNew, Refused
 from pipelines.events.grammar import Rating
 from pipelines.local.audience.history import history
 from pipelines.records.tables import tracking
 from pipelines.release import world
+from pipelines.release.ledger import State
+from pipelines.release.plan import Plan
 from pipelines.settings import read
 
 USERS = 60
@@ -55,6 +61,13 @@ def add_ratings(log, stars) -> None:
         file.writelines(f"{line}\n" for line in lines)
 
 
+def promote(config, version) -> None:
+    ledger = world.ledger(config)
+    opened = ledger.open(version, previous=None, plan=Plan.of(config), requested_by="test")
+    ledger.decide(opened.release_id, State.PROMOTING, verdict="pass", reason="fine")
+    ledger.move(opened.release_id, State.PROMOTED)
+
+
 def test_first_training_makes_version_one_and_a_second_one_finds_nothing_new(config, alerts):
     assert retrain.run(config, run_id="one", announce=alerts.append) == 1
     assert (numbers(config), tracked(config), alerts) == ([1], [(1, "one")], [])
@@ -69,6 +82,46 @@ def test_next_version_is_trained_on_all_batches(config, log, alerts):
     assert retrain.run(config, run_id="two", announce=alerts.append) == 2
     folder = world.registry(config).export_batches(2, config.var_dir / "looked-at")
     assert len(list(folder.glob("*.parquet"))) == 2
+
+
+def test_new_data_are_compared_with_those_that_the_serving_model_was_trained_on(config, log, alerts):
+    retrain.run(config, run_id="one", announce=alerts.append)
+    first = json.loads((retrain.run_dir(config, "one") / "report.json").read_text())
+    assert first["compared_with"].startswith("no model serves")
+    promote(config, 1)
+    add_ratings(log, [2, 3] * 100)
+    retrain.collect(config, announce=alerts.append)
+    validated = retrain.validate(config, run_id="two", announce=alerts.append)
+    assert json.loads(Path(validated["report"]).read_text())["compared_with"] == "the data of version 1"
+    warned = {line.split(": ")[1] for line in validated["warnings"]}
+    assert {"drift.rating_shift", "drift.new_movie_excess"} <= warned
+    # No user is new: the archive has the users 1 to 60, and so has what came now.
+    assert "drift.new_user_excess" not in warned
+    assert any(
+        line.startswith("not looked at: drift.popularity_shift") for line in validated["not_looked_at"]
+    )
+
+
+def test_version_carries_a_small_profile_of_its_data(config, alerts):
+    retrain.run(config, run_id="one", announce=alerts.append)
+    meta = world.registry(config).meta(1, config.models_dir)
+    names = [batch.name for batch in list_batches(config.batches_dir)]
+    assert Profile.of_json(meta["provenance"]["profile"]) == describe(config.batches_dir, names)
+    assert len(json.dumps(meta["provenance"]["profile"])) < 10_000
+
+
+def test_what_comes_after_the_check_is_left_to_the_next_training(config, log, alerts):
+    told = {"announce": alerts.append}
+    checked = retrain.collect(config, **told)["batches"]
+    retrain.validate(config, run_id="one", **told)
+    add_ratings(log, [3, 4, 4, 5] * 20)
+    came = retrain.collect_new(config, **told)["batches"]
+    retrain.train(config, run_id="one")
+    retrain.gate(config, run_id="one", **told)
+    retrain.version(config, run_id="one", **told)
+    folder = world.registry(config).export_batches(1, config.var_dir / "looked-at")
+    assert [path.name for path in folder.glob("*.parquet")] == checked
+    assert retrain.untrained(config) == came
 
 
 def test_refused_model_is_told_with_its_rmse_and_gets_no_version(config, alerts):

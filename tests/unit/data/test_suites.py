@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.data.suites import KINDS, STREAM, load_suites
+from pipelines.data.suites import FIGURES, KINDS, load_suites
 from pipelines.errors import DataError
 
 SUITES_DIR = Path(__file__).resolve().parents[3] / "expectations"
@@ -54,18 +54,18 @@ def test_ratings_must_be_there_at_all():
 
 def test_suite_that_is_missing_is_named(folder):
     (folder / "ratings.json").unlink()
-    with pytest.raises(DataError, match=r"wanted are \['ratings', 'requests', 'stream', 'watches'\]"):
+    with pytest.raises(DataError, match=r"wanted are \['drift', 'movies', 'ratings', 'rejects'"):
         load_suites(folder)
 
 
 def test_suite_that_nothing_would_run_is_refused(folder):
-    shutil.copy(folder / "ratings.json", folder / "rejects.json")
-    with pytest.raises(DataError, match="rejects"):
+    shutil.copy(folder / "ratings.json", folder / "reviews.json")
+    with pytest.raises(DataError, match="reviews"):
         load_suites(folder)
 
 
-def test_suites_are_those_of_the_kinds_and_the_stream():
-    assert list(load_suites(SUITES_DIR)) == [*KINDS, STREAM]
+def test_suites_are_those_of_the_rows_and_of_the_figures():
+    assert list(load_suites(SUITES_DIR)) == [*KINDS, *FIGURES]
 
 
 @pytest.mark.parametrize(

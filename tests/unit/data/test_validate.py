@@ -1,20 +1,22 @@
 import json
 import socket
 import tempfile
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from pipelines.data import validate as room
-from pipelines.data.batches import list_batches, read_kind
+from pipelines.data import quarantine
+from pipelines.data.batches import list_batches
 from pipelines.data.collect import collect
-from pipelines.data.suites import KINDS, load_suites
-from pipelines.data.validate import Report, validate
+from pipelines.data.profile import Reference, describe
+from pipelines.data.quarantine import Quarantined
+from pipelines.data.suites import load_suites
+from pipelines.data.validate import validate
 from pipelines.errors import DataError, NothingNew
-from pipelines.events.grammar import Rating, Request, Watch, parse
+from pipelines.events.grammar import Rating, Request, Watch
 from pipelines.events.sources import FileSource
 
 SUITES_DIR = Path(__file__).resolve().parents[3] / "expectations"
@@ -23,12 +25,16 @@ NOW = datetime(2026, 3, 3, 12, tzinfo=UTC)
 MOVIES = ("fight+club+1999", "endeavour+", "girl_+interrupted+1999", "m*a*s*h+1970", "caf%C3%A9+2001")
 
 
+NOTHING = "nothing serves"
+DRIFT = ("rating_shift", "popularity_shift", "new_user_excess", "new_movie_excess")
+
+
 def clean_lines():
     """An hour up to NOW: 40 users who watch, rate and are recommended to."""
     lines = []
     for number in range(120):
         time = NOW - timedelta(seconds=30 * (120 - number))
-        user, movie = number % 40 + 1, MOVIES[number % len(MOVIES)]
+        user, movie = number % 40 + 1, MOVIES[(number + number // 40) % len(MOVIES)]
         lines.append(Watch(time, user, movie, number).line())
         lines.append(Rating(time, user, movie, (4, 3, 4, 5)[number % 4]).line())
         lines.append(Request(time, user, "host", 8082, 200, MOVIES, "", 40 + number).line())
@@ -43,184 +49,27 @@ def collected(folder, lines):
     return folder / "batches", [batch.name for batch in list_batches(folder / "batches")]
 
 
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory):
-    """The frames that the suites see on clean data."""
-    batches_dir, names = collected(tmp_path_factory.mktemp("clean"), clean_lines())
-    frames = {suite: read_kind(batches_dir, kind, names) for suite, kind in KINDS.items()}
-    return frames | {"stream": room._stream(list_batches(batches_dir), NOW)}
-
-
-def failed(suite, frame):
-    """The checks of one suite that fail on ``frame``, as (expectation, columns, severity)."""
-    checks = room._run(SUITES[suite], frame)
-    return {(check.expectation, check.column, check.severity) for check in checks if not check.success}
-
-
-def with_value(column, value, share=1 / 120):
-    """Put ``value`` into a share of the rows, at least one."""
-
-    def break_it(frame):
-        rows = max(1, round(share * len(frame)))
-        values = [value] * rows + frame[column].tolist()[rows:]
-        return frame.assign(**{column: pd.Series(values, index=frame.index)})
-
-    return break_it
-
-
-def without_rows(frame):
-    return frame.iloc[:0]
-
-
-def half_repeated(frame):
-    return pd.concat([frame, frame.iloc[: len(frame) // 2]], ignore_index=True)
-
-
-def ended_before_it_began(frame):
-    return frame.assign(last_time=frame["time"] - pd.Timedelta(seconds=1))
-
-
-BETWEEN = "expect_column_values_to_be_between"
-NOT_NULL = "expect_column_values_to_not_be_null"
-ROW_COUNT = "expect_table_row_count_to_be_between"
-REGEX = "expect_column_values_to_match_regex"
-
-# (suite, expectation, columns, severity): data made to break just that check.
-BREAKS = {
-    ("watches", ROW_COUNT, "", "warning"): without_rows,
-    ("watches", NOT_NULL, "user_id", "critical"): with_value("user_id", None),
-    ("watches", BETWEEN, "user_id", "critical"): with_value("user_id", 1_000_001),
-    ("watches", NOT_NULL, "movie_id", "critical"): with_value("movie_id", None),
-    ("watches", REGEX, "movie_id", "critical"): with_value("movie_id", "sOtar+trek+2009"),
-    ("watches", NOT_NULL, "time", "critical"): with_value("time", None),
-    ("watches", BETWEEN, "minutes", "critical"): with_value("minutes", 0, share=0.0),
-    ("watches", BETWEEN, "minutes", "warning"): with_value("minutes", 601, share=0.02),
-    (
-        "watches",
-        "expect_column_pair_values_a_to_be_greater_than_b",
-        "last_time, time",
-        "critical",
-    ): ended_before_it_began,
-    ("ratings", ROW_COUNT, "", "critical"): without_rows,
-    ("ratings", NOT_NULL, "user_id", "critical"): with_value("user_id", None),
-    ("ratings", BETWEEN, "user_id", "critical"): with_value("user_id", 0),
-    ("ratings", NOT_NULL, "movie_id", "critical"): with_value("movie_id", None),
-    ("ratings", REGEX, "movie_id", "critical"): with_value("movie_id", "d ark+city+1998"),
-    ("ratings", NOT_NULL, "time", "critical"): with_value("time", None),
-    ("ratings", NOT_NULL, "rating", "critical"): with_value("rating", None),
-    ("ratings", BETWEEN, "rating", "critical"): with_value("rating", 6),
-    (
-        "ratings",
-        "expect_compound_columns_to_be_unique",
-        "user_id, movie_id, time",
-        "warning",
-    ): half_repeated,
-    ("ratings", "expect_column_mean_to_be_between", "rating", "warning"): with_value("rating", 1, share=0.9),
-    ("ratings", "expect_column_stdev_to_be_between", "rating", "warning"): with_value("rating", 4, share=1.0),
-    ("requests", ROW_COUNT, "", "warning"): without_rows,
-    ("requests", BETWEEN, "user_id", "warning"): with_value("user_id", -1),
-    ("requests", NOT_NULL, "status", "warning"): with_value("status", None),
-    ("requests", "expect_column_values_to_be_in_set", "status", "warning"): with_value(
-        "status", 0, share=0.2
-    ),
-    ("requests", BETWEEN, "response_ms", "warning"): with_value("response_ms", 60_001),
-    ("stream", BETWEEN, "lines", "critical"): with_value("lines", 0),
-    ("stream", NOT_NULL, "newest_age_s", "critical"): with_value("newest_age_s", None),
-    ("stream", BETWEEN, "newest_age_s", "critical"): with_value("newest_age_s", -1.01 * 86_400),
-    ("stream", BETWEEN, "newest_age_s", "warning"): with_value("newest_age_s", 6.01 * 3_600),
-    ("stream", BETWEEN, "reject_share", "warning"): with_value("reject_share", 0.021),
-    ("stream", BETWEEN, "reject_share", "critical"): with_value("reject_share", 0.201),
-    ("stream", BETWEEN, "rating_reject_share", "warning"): with_value("rating_reject_share", 0.051),
-    ("stream", BETWEEN, "rating_reject_share", "critical"): with_value("rating_reject_share", 0.501),
-    ("stream", BETWEEN, "duplicates_share", "warning"): with_value("duplicates_share", 0.051),
-}
-# Some faults break a neighbour, too: the warning limit below the refusing one, the mean of no rows.
-ALSO = {
-    ("watches", NOT_NULL, "time", "critical"): {
-        ("expect_column_pair_values_a_to_be_greater_than_b", "last_time, time", "critical")
-    },
-    ("watches", BETWEEN, "minutes", "critical"): {(BETWEEN, "minutes", "warning")},
-    ("stream", BETWEEN, "reject_share", "critical"): {(BETWEEN, "reject_share", "warning")},
-    ("stream", BETWEEN, "rating_reject_share", "critical"): {(BETWEEN, "rating_reject_share", "warning")},
-    ("ratings", ROW_COUNT, "", "critical"): {
-        ("expect_column_mean_to_be_between", "rating", "warning"),
-        ("expect_column_stdev_to_be_between", "rating", "warning"),
-    },
-}
-
-
-@pytest.mark.parametrize("suite", SUITES)
-def test_clean_data_pass_every_check(suite, clean):
-    assert failed(suite, clean[suite]) == set()
-
-
-@pytest.mark.parametrize("broken", BREAKS, ids=lambda key: "-".join(filter(None, key)))
-def test_check_fires_on_data_made_to_break_it_and_no_other_does(broken, clean):
-    suite, *check = broken
-    assert failed(suite, BREAKS[broken](clean[suite])) == {tuple(check)} | ALSO.get(broken, set())
-
-
-def test_every_check_is_shown_to_fire():
-    there = [
-        (suite.name, entry.type, ", ".join(entry.columns), entry.severity)
-        for suite in SUITES.values()
-        for entry in suite.entries
-    ]
-    assert sorted(there) == sorted(BREAKS)
-
-
-@pytest.mark.parametrize("movie", [*MOVIES, "dr.+strangelove+1964", "a++b+2000"])
-def test_form_of_movie_ids_is_that_of_the_parser(movie, clean):
-    assert isinstance(parse(f"2026-03-03T11:00,1,GET /data/m/{movie}/1.mpg".encode()), Watch)
-    assert failed("watches", clean["watches"].assign(movie_id=movie)) == set()
-
-
-@pytest.mark.parametrize("suite", SUITES)
-def test_numbers_reach_great_expectations_in_64_bits(suite, clean):
-    kinds = {str(kind) for kind in room._prepared(clean[suite], SUITES[suite]).dtypes}
-    assert kinds <= {"int64", "float64", "str", "datetime64[us, UTC]"}
-
-
-# --- the stream's one row -----------------------------------------------------------------------------
-
-
-def stream_of(folder, lines, now=NOW):
-    batches_dir, _ = collected(folder, lines)
-    return room._stream(list_batches(batches_dir), now).iloc[0]
-
-
-def test_stream_counts_what_arrived(tmp_path):
-    rate = "2026-03-03T11:00:00,1,GET /rate/fight+club+1999="
-    row = stream_of(tmp_path, [f"{rate}4", f"{rate}4", f"{rate}5", f"{rate}F", "nonsense"])
-    assert row["lines"] == 5
-    assert (row["rating"], row["reject"], row["duplicates"]) == (3, 2, 1)
-    assert row["reject_share"] == 2 / 5
-    assert row["rating_reject_share"] == 1 / (3 + 1)
-    assert row["duplicates_share"] == 1 / 5
-    assert row["newest_age_s"] == 3600
-
-
-def test_unreadable_stream_has_no_age_and_is_refused(tmp_path):
-    row = stream_of(tmp_path, ["nonsense"])
-    assert np.isnan(row["newest_age_s"])
-    assert (NOT_NULL, "newest_age_s", "critical") in failed("stream", row.to_frame().T)
-
-
-# --- the report ---------------------------------------------------------------------------------------
-
-
-def report_on(folder, lines, now=NOW):
+def report_on(folder, lines, now=NOW, reference=NOTHING):
     batches_dir, names = collected(folder, lines)
-    report = validate(batches_dir, names, SUITES_DIR, folder / "new" / "report.json", now=now)
-    return report, json.loads((folder / "new" / "report.json").read_text())
+    return checked(batches_dir, names, folder, now, reference)
+
+
+def checked(batches_dir, names, folder, now=NOW, reference=NOTHING):
+    """Returns the report and what was written of it."""
+    path = folder / "new" / "report.json"
+    report = validate(batches_dir, names, SUITES_DIR, path, now=now, reference=reference)
+    return report, json.loads(path.read_text())
 
 
 def test_clean_batches_succeed_and_the_report_says_so(tmp_path):
     report, written = report_on(tmp_path, clean_lines())
     assert report.success
     assert report.failed_lines() == []
-    users = 40  # each watched one movie, over and over
-    assert report.rows == {"watches": users, "ratings": 120, "requests": 120, "stream": 1}
+    viewings, users = 120, 40  # each watched three of the five movies
+    assert report.rows == {
+        **{"watches": viewings, "ratings": 120, "requests": 120, "movies": len(MOVIES), "users": users},
+        **{"drift": 1, "stream": 1, "rejects": 0, "volume": 0},
+    }
     assert written["success"] is True
     assert written["checked_at"] == "2026-03-03T12:00:00+00:00"
     assert written["batches"] == [path.name for path in (tmp_path / "batches").glob("*.parquet")]
@@ -238,69 +87,80 @@ def test_warning_does_not_fail_the_report(tmp_path):
 
 
 def test_critical_failure_refuses_and_comes_before_the_warnings(tmp_path):
-    faults = ["nonsense"] * 200
+    faults = [f"nonsense {number}" for number in range(200)]
     report, written = report_on(tmp_path, [*clean_lines(), *faults])
     assert not report.success
     assert written["success"] is False
-    assert [line.split(":")[0] for line in report.failed_lines()] == ["critical", "warning", "warning"]
-    assert len(report.failed_lines("warning")) == 2
-
-
-def test_failed_check_says_what_was_observed_wanted_and_to_be_done(clean):
-    frame = with_value("rating", 6, share=2 / 120)(clean["ratings"])
-    (check,) = [check for check in room._run(SUITES["ratings"], frame) if not check.success]
-    assert check.observed == f"2 of 120 rows ({2 / 120:.2%})"
-    assert check.wanted == "column values to be between (min_value 1, max_value 5)"
-    assert (check.unexpected, check.examples) == (2, ("6", "6"))
-    assert check.line.startswith("critical: ratings.rating: 2 of 120 rows (1.67%) (6, 6); wanted: ")
-    assert check.why in check.line
-    assert check.do in check.line
-
-
-def test_repeats_are_shown_by_all_their_columns(clean):
-    (check,) = [c for c in room._run(SUITES["ratings"], half_repeated(clean["ratings"])) if not c.success]
-    assert check.unexpected == 2 * 60
-    assert len(check.examples) == room.EXAMPLES
-    assert "user_id=" in check.examples[0]
-    assert "movie_id=" in check.examples[0]
-
-
-def test_check_that_could_not_run_has_failed_with_its_text(clean):
-    broken = failed("ratings", clean["ratings"].drop(columns="rating"))
-    assert {column for _, column, _ in broken} == {"rating"}
-    checks = room._run(SUITES["ratings"], clean["ratings"].drop(columns="rating"))
-    (check, *_) = [check for check in checks if not check.success]
-    assert check.observed.startswith("the check could not run: ")
-    assert "rating" in check.observed
-
-
-def test_suite_that_breaks_down_as_a_whole_has_failed(clean, monkeypatch):
-    def breaks_down(**_):
-        raise RuntimeError("out of order")
-
-    monkeypatch.setattr(room.gx, "get_context", breaks_down)
-    checks = room._run(SUITES["ratings"], clean["ratings"])
-    assert len(checks) == len(SUITES["ratings"].entries)
-    assert {check.observed for check in checks} == {"the check could not run: RuntimeError: out of order"}
-    assert not Report(NOW, ("a",), {}, tuple(checks)).success
-
-
-def test_result_that_is_missing_has_failed(clean, monkeypatch):
-    monkeypatch.setattr(room, "_results", lambda *_: {})
-    assert len(failed("ratings", clean["ratings"])) > 0
-    assert all(not check.success for check in room._run(SUITES["ratings"], clean["ratings"]))
+    assert [line.split(": ")[:2] for line in report.failed_lines()] == [
+        ["critical", "stream.reject_share"],
+        ["warning", "stream.reject_share"],
+    ]
+    assert report.failed_lines("warning") == report.failed_lines()[1:]
 
 
 def test_nothing_new_is_an_error_and_no_success(tmp_path):
     with pytest.raises(NothingNew, match="nothing new"):
-        validate(tmp_path, [], SUITES_DIR, tmp_path / "report.json", now=NOW)
-    assert not (tmp_path / "report.json").exists()
+        checked(tmp_path, [], tmp_path)
+    assert not (tmp_path / "new").exists()
 
 
 def test_batch_that_is_not_there_is_an_error(tmp_path):
     missing = "movielog4~1-0-000000000000-000000000009.parquet"
     with pytest.raises(DataError, match="movielog4~1"):
-        validate(tmp_path, [missing], SUITES_DIR, tmp_path / "report.json", now=NOW)
+        checked(tmp_path, [missing], tmp_path)
+
+
+def test_report_says_what_was_not_looked_at_and_why(tmp_path):
+    report, written = report_on(tmp_path, clean_lines())
+    assert report.silent_lines() == [
+        f"not looked at: {', '.join(columns)}: {why}"
+        for columns, why in (
+            (["movies.minutes_share", "users.minutes_share"], "there are 120 minutes, wanted are 10000"),
+            (["movies.ratings_share", "users.ratings_share"], "there are 120 ratings, wanted are 1000"),
+            (["users.requests_share"], "there are 120 requests, wanted are 1000"),
+            ([f"drift.{column}" for column in DRIFT], NOTHING),
+            (["rejects.share", "rejects.times"], "there are 360 lines, wanted are 1000"),
+            (["volume.ratio"], "no whole hour has the same hour of a day before to be compared with"),
+        )
+    ]
+    outcomes = Counter(check["outcome"] for check in written["checks"])
+    limits = {"movies": 4, "users": 5, "drift": 5, "rejects": 2, "volume": 1}  # some figures have two
+    assert outcomes["not looked at"] == sum(limits.values())
+    assert outcomes["failed"] == 0
+    assert written["compared_with"] == NOTHING
+    assert written["figures"]["drift"]["rating_shift"] is None
+
+
+def test_new_data_are_compared_with_what_the_serving_model_was_trained_on(tmp_path):
+    batches_dir, old = collected(tmp_path, clean_lines())
+    profile = describe(batches_dir, old)
+    later = [line.replace("T11:", "T14:").replace("=4", "=1").replace("=5", "=1") for line in clean_lines()]
+    with (tmp_path / "movielog.log").open("a") as log:
+        log.writelines(f"{line}\n" for line in later)
+    collect(FileSource(tmp_path / "movielog.log"), batches_dir)
+    new = [batch.name for batch in list_batches(batches_dir) if batch.name not in old]
+    everybody = Reference(
+        3, profile, lambda ids: np.full(len(ids), True), lambda ids: np.full(len(ids), False)
+    )
+    report, written = checked(batches_dir, new, tmp_path, NOW + timedelta(hours=3), everybody)
+    assert written["compared_with"] == "the data of version 3"
+    told = {line.split(": ")[1] for line in report.failed_lines()}
+    assert {"drift.rating_shift", "drift.new_movie_excess"} <= told
+    assert "drift.new_user_excess" not in told
+    # Stars 4, 3, 4, 5 have become 1, 3, 1, 1: three quarters of the ratings have moved to the 1.
+    assert 0.4 < written["figures"]["drift"]["rating_shift"] < 0.75
+
+
+def test_what_is_in_quarantine_is_not_looked_at(tmp_path):
+    faults = [f"nonsense {number}" for number in range(200)]
+    batches_dir, names = collected(tmp_path, [*clean_lines(), *faults])
+    assert not checked(batches_dir, names, tmp_path)[0].success
+    (batch,) = list_batches(batches_dir)
+    out = Quarantined(batch.topic, 1, 0, len(clean_lines()), batch.last, "a stuck client", "ann", NOW)
+    quarantine.add(batches_dir, out)
+    report, written = checked(batches_dir, names, tmp_path)
+    assert report.success
+    assert (written["figures"]["stream"]["lines"], written["figures"]["stream"]["reject"]) == (360, 0)
 
 
 def test_only_the_named_batches_are_looked_at(tmp_path):
@@ -309,7 +169,7 @@ def test_only_the_named_batches_are_looked_at(tmp_path):
         log.write("nonsense\n" * 1000)
     collect(FileSource(tmp_path / "movielog.log"), batches_dir)
     assert len(list_batches(batches_dir)) == len(names) + 1
-    assert validate(batches_dir, names, SUITES_DIR, tmp_path / "report.json", now=NOW).success
+    assert checked(batches_dir, names, tmp_path)[0].success
 
 
 def test_old_report_is_replaced(tmp_path):
@@ -330,6 +190,54 @@ def test_validating_is_silent_writes_nothing_else_and_talks_to_nobody(tmp_path, 
     batches_dir, names = collected(tmp_path, clean_lines())
     capfd.readouterr()
     caplog.clear()
-    validate(batches_dir, names, SUITES_DIR, tmp_path / "new" / "report.json", now=NOW)
+    checked(batches_dir, names, tmp_path)
     assert capfd.readouterr() == ("", "")
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
+def test_progress_counts_checks_suite_by_suite_to_the_last(tmp_path):
+    batches_dir, names = collected(tmp_path, clean_lines())
+    told = []
+    validate(
+        batches_dir,
+        names,
+        SUITES_DIR,
+        tmp_path / "report.json",
+        now=NOW,
+        reference=NOTHING,
+        progress=lambda *how_far: told.append(how_far),
+    )
+    checks = sum(len(suite.entries) for suite in SUITES.values())
+    assert told[0] == (0, checks)
+    assert told[-1] == (checks, checks)
+    assert len(told) == 1 + len(SUITES)
+
+
+# --- hours that the new ones are compared with --------------------------------------------------------
+
+
+def an_hour_of(begin, lines):
+    return [
+        Watch(begin + timedelta(seconds=30 * n), n % 40 + 1, MOVIES[n % 5], n).line() for n in range(lines)
+    ]
+
+
+def test_hours_are_compared_with_those_of_batches_before_them(tmp_path):
+    days = [NOW - timedelta(days=day) for day in (9, 2, 1, 0)]
+    lines = [
+        line
+        for day, number in zip(days, (100, 100, 100, 20), strict=True)
+        for hour in (-2, -1, 0)
+        for line in an_hour_of(day + timedelta(hours=hour), number)
+    ]
+    (tmp_path / "movielog.log").write_text("".join(f"{line}\n" for line in lines))
+    batches_dir = tmp_path / "batches"
+    collect(FileSource(tmp_path / "movielog.log"), batches_dir, batch_lines=300)
+    *_, new = [batch.name for batch in list_batches(batches_dir)]
+    report, _ = checked(batches_dir, [new], tmp_path, NOW + timedelta(hours=1))
+    (check,) = [check for check in report.checks if check.suite == "volume"]
+    # The hour of NOW is the newest one and not over; of the two before 20 lines came, usual are 100.
+    assert (check.outcome, report.rows["volume"]) == ("failed", 2)
+    assert check.examples == tuple(
+        f"ratio=0.2 topic=movielog kind=watch hour=2026-03-03T{hour} lines=20 usual=100" for hour in (10, 11)
+    )

@@ -99,6 +99,10 @@ def test_model_tells_its_sizes_users_and_what_they_saw(model):
     assert model.knows(["007", "7", "ü2"]).tolist() == [True, False, True]
 
 
+def test_movies_of_the_training_are_known(model):
+    assert model.knows_movies(["d", "e", "a"]).tolist() == [True, False, True]
+
+
 @pytest.mark.parametrize(
     ("user_id", "movie_id", "rating"),
     [

@@ -7,7 +7,7 @@ from pipelines.data import batches
 from pipelines.errors import DataError, ModelError
 from pipelines.model import artifact
 from pipelines.model.evaluate import evaluate
-from pipelines.model.train import load_ratings, load_viewings, train
+from pipelines.model.train import evaluate_and_train, load_ratings, load_viewings, train
 
 HEADER = "user_id,movie_id,rating,timestamp"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -104,6 +104,24 @@ def test_model_json_says_where_the_model_comes_from(make_ratings, make_viewings,
         "interactions": 3 + 2,
         "neighbours": 3 * 2 + 3,
     }
+
+
+def test_progress_counts_the_epochs_of_both_fits(two_camps, tmp_path, config):
+    seen = []
+    evaluate_and_train(
+        two_camps,
+        None,
+        tmp_path / "m",
+        config=config,
+        holdout_share=0.1,
+        scale=None,
+        serving=None,
+        provenance={},
+        progress=lambda *told: seen.append(told),
+    )
+    epochs = config.svd_epochs
+    both = [*range(epochs + 1), *range(epochs, 2 * epochs + 1)]
+    assert seen == [(done, 2 * epochs) for done in both]
 
 
 def test_nothing_is_written_when_there_is_nothing_to_train_on(make_ratings, tmp_path, config):
