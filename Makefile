@@ -38,7 +38,7 @@ format: install ## Put the code into shape
 test: check unit integration e2e ## Everything: check and all tiers that this machine can run
 
 unit: install ## Tests that need nothing (under a minute)
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit -n logical --maxprocesses 4
 
 integration: install ## One real service each: Kafka, NGINX, Prometheus, Airflow, gunicorn, DVC
 	$(BIN)/pytest tests/integration

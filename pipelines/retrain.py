@@ -21,8 +21,8 @@ from pipelines.progress import Show, logged
 from pipelines.settings import PROJECT_DIR, EventSource, KafkaClient, Settings
 
 if TYPE_CHECKING:
+    from pipelines.checks.profile import Reference
     from pipelines.data.collect import Collected
-    from pipelines.data.profile import Reference
     from pipelines.data.quarantine import Quarantined
     from pipelines.events.sources import Source
     from pipelines.model.recipe import TrainConfig
@@ -108,8 +108,8 @@ def validate(config: Settings, *, run_id: str, announce: Announce, show: Show = 
     Raises:
         Refused: a critical expectation failed; the alert is out.
     """
+    from pipelines.checks import validate as room
     from pipelines.data import quarantine
-    from pipelines.data import validate as room
     from pipelines.data.batches import list_batches
 
     path = run_dir(config, run_id) / "report.json"
@@ -153,8 +153,8 @@ def train(config: Settings, *, run_id: str, show: Show = logged) -> dict[str, An
     Raises:
         DataError: somebody changed the quarantine while the batches were read.
     """
+    from pipelines.checks.profile import describe
     from pipelines.data import batches, quarantine
-    from pipelines.data.profile import describe
     from pipelines.model import train as room
 
     names = json.loads(batches_path(config, run_id).read_text())
@@ -266,7 +266,9 @@ def source_of(config: Settings) -> "Source":
     if config.event_source is EventSource.KAFKA:
         client = KafkaSource
         if config.kafka_client is KafkaClient.CONFLUENT:
-            from pipelines.events.librdkafka import LibrdkafkaSource as client
+            from pipelines.events.librdkafka import LibrdkafkaSource
+
+            client = LibrdkafkaSource
         return client(
             config.kafka,
             config.kafka_topic,
@@ -300,7 +302,7 @@ def serving_model(config: Settings) -> "Model | None":
 
 def reference(config: Settings) -> "Reference | str":
     """Return what new data are compared with: the data of the serving model, or why there are none."""
-    from pipelines.data.profile import Profile, Reference
+    from pipelines.checks.profile import Profile, Reference
 
     model = serving_model(config)
     if model is None:

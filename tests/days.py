@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipelines.checks.census import COLUMNS, take
+from pipelines.checks.profile import Profile, Reference
+from pipelines.checks.validate import Report, validate
 from pipelines.data.batches import list_batches, read_table
-from pipelines.data.census import COLUMNS, take
 from pipelines.data.collect import collect
-from pipelines.data.profile import Profile, Reference
-from pipelines.data.validate import Report, validate
 from pipelines.events.grammar import Request
 from pipelines.events.sources import FileSource
 from pipelines.local.audience.calls import Call

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.commands.shell import moment_of, print_json
-from pipelines.data.questions import QUESTIONS, Asked, By
 from pipelines.settings import Settings, read
+from pipelines.telemetry.questions import QUESTIONS, Asked, By
 
 if TYPE_CHECKING:
     from pipelines.data.leftout import LeftOut
@@ -110,8 +110,8 @@ def telemetry(
 
     What is in quarantine counts, too. Hours are UTC.
     """
-    from pipelines.data import show
-    from pipelines.data.telemetry import ask
+    from pipelines.telemetry import show
+    from pipelines.telemetry.answering import ask
 
     if as_json and as_csv:
         raise typer.BadParameter("give either --json or --csv, not both")

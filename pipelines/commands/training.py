@@ -54,8 +54,8 @@ def validate(
     """
     from datetime import UTC, datetime
 
+    from pipelines.checks.validate import validate as validate_batches
     from pipelines.data.batches import list_batches
-    from pipelines.data.validate import validate as validate_batches
     from pipelines.retrain import SUITES_DIR, reference
 
     folder = batches or read().batches_dir

@@ -52,9 +52,9 @@ SCHEMA: Final = pa.schema(
         pa.field("line", pa.binary()),
     ]
 )
-"""``offset``, ``last_offset``: first and last line of the row. ``time``, ``last_time``: oldest and newest one.
-``minutes``: how many distinct ones. ``seen``: which ones; bit i, the lowest of the first byte being 0, stands
-for minute ``first_minute`` + i. ``movie_ids``: best first, comma-separated. ``line``: a reject, as it came."""
+"""``offset``, ``last_offset``: first and last line of the row. ``time``, ``last_time``: oldest and newest.
+``minutes``: how many distinct ones. ``seen``: which ones; bit i, the lowest of the first byte being 0, is
+minute ``first_minute`` + i. ``movie_ids``: best first, comma-separated. ``line``: a reject, as it came."""
 
 COLUMNS: Final[dict[str, list[str]]] = {
     "watch": [

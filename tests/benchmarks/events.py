@@ -173,7 +173,7 @@ def watched(work: Callable[..., dict[str, float]], *args: Any) -> dict[str, floa
 def watch_memory(stop: threading.Event, peak_mib: list[float]) -> None:
     """Note the most memory that this process and its children have together; shared pages count in part."""
     me = psutil.Process()
-    while not stop.wait(0.2):
+    while not stop.wait(0.5):
         with suppress(psutil.Error):  # one has just ended
             held = sum(process.memory_full_info().pss for process in (me, *me.children(recursive=True)))
             peak_mib[0] = max(peak_mib[0], held / 2**20)

@@ -18,10 +18,10 @@ import pandas as pd
 import pyarrow as pa
 
 from pipelines.data.batches import SCHEMA, Batch, BatchInfo, list_batches, write
-from pipelines.data.questions import QUESTIONS, Asked, By
-from pipelines.data.telemetry import ask
 from pipelines.events.grammar import MAX_MOVIES, Reason
 from pipelines.settings import PROJECT_DIR
+from pipelines.telemetry.answering import ask
+from pipelines.telemetry.questions import QUESTIONS, Asked, By
 from tests.benchmarks.report import Report
 
 SECTION = "Telemetry"

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipelines.data import profile
+from pipelines.checks import profile
+from pipelines.checks.validate import validate
 from pipelines.data.batches import SCHEMA, Batch, BatchInfo, list_batches, write
-from pipelines.data.validate import validate
 from pipelines.model.ids import IdTable, id_table
 from pipelines.settings import PROJECT_DIR
 from tests.benchmarks.report import Report

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import select
 
 from pipelines import retrain
+from pipelines.checks.profile import Profile, describe
 from pipelines.data.batches import list_batches
-from pipelines.data.profile import Profile, describe
 from pipelines.errors import NothingNew, Refused
 from pipelines.events.grammar import Rating
 from pipelines.local.audience.history import history

@@ -24,7 +24,7 @@ def test_no_folder_has_no_files(tmp_path):
     assert spool_files(tmp_path / "missing") == []
 
 
-@pytest.mark.parametrize(("pid", "gone"), [(os.getpid(), False), (GONE_PID, True)])
+@pytest.mark.parametrize(("pid", "gone"), [(os.getpid(), False), (GONE_PID, True)], ids=["alive", "gone"])
 def test_writer_is_there_as_long_as_its_process(spool_dir, pid, gone):
     (spool_dir / f"stable-1-{pid}-1.jsonl").touch()
     assert spool_files(spool_dir)[0].has_no_writer() is gone

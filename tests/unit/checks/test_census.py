@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.census import Census, effective, take
+from pipelines.checks.census import Census, effective, take
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TEXT = pa.dictionary(pa.int32(), pa.string())

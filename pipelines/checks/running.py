@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, TypeAlias
 import pandas as pd
 import pyarrow as pa
 
-from pipelines.data.figures import Figures
-from pipelines.data.suites import Entry, Severity, Suite
+from pipelines.checks.figures import Figures
+from pipelines.checks.suites import Entry, Severity, Suite
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports modules that Python will drop

@@ -20,8 +20,8 @@ from typing import Any, Final
 import duckdb
 
 from pipelines.data.batches import Batch, BatchInfo, list_batches
-from pipelines.data.questions import QUESTIONS, Asked, By
 from pipelines.errors import DataError, SettingsError
+from pipelines.telemetry.questions import QUESTIONS, Asked, By
 
 MEMORY_LIMIT: Final = "1GB"
 """Of DuckDB; what does not fit goes to files in the system's temporary folder until the answer is there."""

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipelines.checks.census import Census
+from pipelines.checks.profile import Profile
 from pipelines.data.batches import BatchInfo
-from pipelines.data.census import Census
-from pipelines.data.profile import Profile
 
 _MOVIE = ["minutes", "viewers", "ratings"]
 _USER = ["minutes", "ratings", "requests", "days", "repeats"]

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from pipelines.data import figures
+from pipelines.checks import figures
 
 NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 

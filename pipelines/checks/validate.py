@@ -16,14 +16,15 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipelines.data import census, drift, figures, quarantine, volume
+from pipelines.checks import census, drift, figures, volume
+from pipelines.checks.figures import Figures
+from pipelines.checks.profile import Reference
+from pipelines.checks.running import Check, run
+from pipelines.checks.suites import KINDS, Severity, Suite, load_suites
+from pipelines.data import quarantine
 from pipelines.data.batches import Batch, BatchInfo, list_batches, read_table
-from pipelines.data.checks import Check, run
-from pipelines.data.figures import Figures
 from pipelines.data.leftout import remaining
-from pipelines.data.profile import Reference
 from pipelines.data.quarantine import Quarantined
-from pipelines.data.suites import KINDS, Severity, Suite, load_suites
 from pipelines.errors import NothingNew
 from pipelines.progress import Progress, nobody
 

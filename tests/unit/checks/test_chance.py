@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.chance import SIGMAS, divergence, excess, largest_move
+from pipelines.checks.chance import SIGMAS, divergence, excess, largest_move
 
 STARS = np.array([0.008, 0.032, 0.30, 0.48, 0.18])
 EVEN = np.full(100, 0.01)

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from pipelines.checks.census import COLUMNS, Census, Flags, take
 from pipelines.data import quarantine
 from pipelines.data.batches import BatchInfo, list_batches, read_table
-from pipelines.data.census import COLUMNS, Census, Flags, take
 from pipelines.data.leftout import remaining
 from pipelines.errors import DataError
 

@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipelines.data import quarantine, show, telemetry
+from pipelines.data import quarantine
 from pipelines.data.batches import Batch, list_batches
 from pipelines.data.collect import collect
-from pipelines.data.questions import QUESTIONS, Asked, By
-from pipelines.data.telemetry import Answer, Row, ask
 from pipelines.errors import DataError, SettingsError
 from pipelines.events.grammar import MAX_MOVIES, Event, Rating, Request, Watch
 from pipelines.events.sources import FileSource
+from pipelines.telemetry import answering, show
+from pipelines.telemetry.answering import Answer, Row, ask
+from pipelines.telemetry.questions import QUESTIONS, Asked, By
 
 NOON = datetime(2022, 11, 14, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -283,7 +284,7 @@ class TestFolder:
         spill = tmp_path / "spill"
         spill.mkdir()
         monkeypatch.setattr(tempfile, "tempdir", str(spill))
-        monkeypatch.setattr(telemetry, "MEMORY_LIMIT", "100KB")
+        monkeypatch.setattr(answering, "MEMORY_LIMIT", "100KB")
         add(folder, *(Watch(at(minute), minute + 1, "heat+1995", 1) for minute in range(200)))
         with pytest.raises(DataError, match=r"neither into 100KB of memory .*--since"):
             ask(folder, Asked.WATCHED, By.USER)

@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from pipelines.checks.figures import EVENTS, Figures, no_rows
 from pipelines.data.batches import BatchInfo
-from pipelines.data.figures import EVENTS, Figures, no_rows
 
 BACK_DAYS: Final = 7
 """Days before an hour whose same hours it is compared with: every day of the week once."""

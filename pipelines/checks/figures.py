@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from pipelines.checks.census import Census
+from pipelines.checks.profile import Profile
 from pipelines.data.batches import BatchInfo
-from pipelines.data.census import Census
-from pipelines.data.profile import Profile
 
 EVENTS: Final = ("watch", "rating", "request")
 """Kinds of lines that can be read."""

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.data.drift import COLUMNS, compare, expected_new
-from pipelines.data.profile import Reference
+from pipelines.checks.drift import COLUMNS, compare, expected_new
+from pipelines.checks.profile import Reference
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.checks.profile import Reference, describe
+from pipelines.checks.suites import load_suites
+from pipelines.checks.validate import validate
 from pipelines.data import quarantine
 from pipelines.data.batches import list_batches
 from pipelines.data.collect import collect
-from pipelines.data.profile import Reference, describe
 from pipelines.data.quarantine import Quarantined
-from pipelines.data.suites import load_suites
-from pipelines.data.validate import validate
 from pipelines.errors import DataError, NothingNew
 from pipelines.events.grammar import Rating, Request, Watch
 from pipelines.events.sources import FileSource

@@ -6,10 +6,10 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from pipelines.data import chance
-from pipelines.data.census import Census, Flags
-from pipelines.data.figures import Figures
-from pipelines.data.profile import Profile, Reference
+from pipelines.checks import chance
+from pipelines.checks.census import Census, Flags
+from pipelines.checks.figures import Figures
+from pipelines.checks.profile import Profile, Reference
 
 LEAST_SAMPLE: Final = 100
 """Independent observations, on either side, below which shares are not compared."""

@@ -3,10 +3,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from pipelines.checks.profile import TOP_MOVIES, Profile, describe
 from pipelines.data import batches, quarantine
 from pipelines.data.batches import list_batches
 from pipelines.data.collect import collect
-from pipelines.data.profile import TOP_MOVIES, Profile, describe
 from pipelines.data.quarantine import Quarantined
 from pipelines.errors import DataError
 from pipelines.events.grammar import Rating, Watch

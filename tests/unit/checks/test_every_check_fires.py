@@ -8,12 +8,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipelines.data import census, checks, drift, figures, volume
+from pipelines.checks import census, drift, figures, running, volume
+from pipelines.checks.figures import Figures
+from pipelines.checks.profile import Profile, Reference
+from pipelines.checks.running import run
+from pipelines.checks.suites import KINDS, load_suites
 from pipelines.data.batches import BatchInfo
-from pipelines.data.checks import run
-from pipelines.data.figures import Figures
-from pipelines.data.profile import Profile, Reference
-from pipelines.data.suites import KINDS, load_suites
 from pipelines.events.grammar import Watch, parse
 from pipelines.settings import PROJECT_DIR
 
@@ -347,15 +347,15 @@ def test_numbers_reach_great_expectations_in_64_bits(suite, clean):
     kinds = {
         str(kind)
         for entry in SUITES[suite].entries
-        for kind in checks._prepared(rows, tuple(entry.columns))[0].dtypes
+        for kind in running._prepared(rows, tuple(entry.columns))[0].dtypes
     }
     assert kinds <= {"int64", "float64", "str", "category", "datetime64[us, UTC]"}
 
 
 def test_of_rows_only_the_columns_that_a_check_looks_at_are_laid_out(clean):
-    frame, _ = checks._prepared(clean.looked_at("ratings"), ("rating",))
+    frame, _ = running._prepared(clean.looked_at("ratings"), ("rating",))
     assert list(frame) == ["rating"]
-    assert len(checks._prepared(clean.looked_at("ratings"), ())[0]) == ROWS
+    assert len(running._prepared(clean.looked_at("ratings"), ())[0]) == ROWS
 
 
 def the_failed(suite, rows):
@@ -376,7 +376,7 @@ def test_failed_check_says_what_was_observed_wanted_and_to_be_done(clean):
 def test_repeats_are_shown_by_all_their_columns(clean):
     check = the_failed("ratings", repeated("rating", 0.02)(clean).looked_at("ratings"))
     assert check.unexpected == 2 * 24
-    assert len(check.examples) == checks.EXAMPLES
+    assert len(check.examples) == running.EXAMPLES
     assert "user_id=" in check.examples[0]
     assert "movie_id=" in check.examples[0]
 
@@ -430,7 +430,7 @@ def test_suite_that_breaks_down_as_a_whole_has_failed(suite, clean, monkeypatch)
     def breaks_down(**_):
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(checks.gx, "get_context", breaks_down)
+    monkeypatch.setattr(running.gx, "get_context", breaks_down)
     found = run(SUITES[suite], clean.looked_at(suite))
     assert len(found) == len(SUITES[suite].entries)
     assert {(check.outcome, check.observed) for check in found} == {
@@ -439,5 +439,5 @@ def test_suite_that_breaks_down_as_a_whole_has_failed(suite, clean, monkeypatch)
 
 
 def test_result_that_is_missing_has_failed(clean, monkeypatch):
-    monkeypatch.setattr(checks, "_results", lambda *_: {})
+    monkeypatch.setattr(running, "_results", lambda *_: {})
     assert {check.outcome for check in run(SUITES["ratings"], clean.looked_at("ratings"))} == {"failed"}

@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.data.questions import QUESTIONS, By
-from pipelines.data.telemetry import Answer
+from pipelines.telemetry.answering import Answer
+from pipelines.telemetry.questions import QUESTIONS, By
 
 _SECOND = "%Y-%m-%d %H:%M:%S"
 

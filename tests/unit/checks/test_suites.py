@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.data.suites import FIGURES, KINDS, load_suites
+from pipelines.checks.suites import FIGURES, KINDS, load_suites
 from pipelines.errors import DataError
 
 SUITES_DIR = Path(__file__).resolve().parents[3] / "expectations"

@@ -1,8 +1,8 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from pipelines.checks.volume import per_hour
 from pipelines.data.batches import BatchInfo
-from pipelines.data.volume import per_hour
 
 NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 EMPTY = BatchInfo(0, {}, {}, 0, "one", NOON, None, None)

@@ -1,0 +1,1 @@
+"""What the batches have to tell: questions in, tables out."""
