@@ -132,7 +132,9 @@ def test_a_header_without_a_wanted_column_is_refused(load, header, message):
 
 
 @pytest.mark.parametrize(
-    ("content", "name"), [(b"text", "r.csv.gz"), (gzip.compress(b"x" * 99)[:-9], "s.csv.gz")]
+    ("content", "name"),
+    [(b"text", "r.csv.gz"), (gzip.compress(b"x" * 99)[:-9], "s.csv.gz")],
+    ids=["text", "torn"],
 )
 def test_a_file_that_is_no_archive_is_refused(load, content, name):
     with pytest.raises(DataError, match="cannot be read"):
