@@ -31,7 +31,8 @@ def data_refused(failed: list[str], report: str) -> Alert:
         title=f"Marquee: data refused, {len(failed)} critical check(s) failed",
         body=f"Observed:\n{lines}\nNothing was trained; the serving model stays.\n"
         f"Where to look: {report}\n"
-        "What to do: expectations/README.md says for each check why it exists and what to do.",
+        "What to do: expectations/README.md says for each check why it exists and what to do; "
+        "`python -m pipelines quarantine` takes what is wrong out of the way of later trainings.",
     )
 
 

@@ -180,7 +180,8 @@ def _report(config: Settings, decision: "Quarantined", *, lift: bool, changed: b
         out.print("  A viewing with a line in the range is out with all its lines of that batch.")
     out.print("The next training makes a version by it: `python -m pipelines retrain`, or the DAG retrain.")
     if not lift:
-        out.print("What rests on it already: `python -m pipelines blast-radius`.")
+        where = f"--offsets {decision.partition}:{decision.first}-{decision.last} --topic {decision.topic}"
+        out.print(f"What rests on it already: `python -m pipelines blast-radius {where}`.")
 
 
 def _counted(found: "LeftOut") -> str:

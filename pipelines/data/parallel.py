@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,12 +13,14 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pipelines.errors import DataError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+_TOLD_EVERY_S: Final = 0.2
+
 Tell = Callable[[int], None]
 """Called by a job with how far it has come."""
 
@@ -118,14 +121,35 @@ def _worker(work: Callable[..., Any], pipe: Connection) -> None:
     with suppress(EOFError):  # there are no more jobs
         while True:
             number, job = pipe.recv()
+            tell = _Teller(pipe, number)
             try:
-                pipe.send(("result", number, work(job, partial(_tell, pipe, number))))
+                result = work(job, tell)
+                tell.the_rest()
+                pipe.send(("result", number, result))
             except Exception as error:
                 pipe.send(("error", number, error))
 
 
-def _tell(pipe: Connection, number: int, told: int) -> None:
-    pipe.send(("told", number, told))
+class _Teller:
+    """Passes on how far a job has come, now and then: every message wakes the other process up."""
+
+    def __init__(self, pipe: Connection, number: int) -> None:
+        self._pipe = pipe
+        self._number = number
+        self._told: int | None = None
+        self._next_s = 0.0
+
+    def __call__(self, told: int) -> None:
+        self._told = told
+        if time.monotonic() >= self._next_s:
+            self.the_rest()
+
+    def the_rest(self) -> None:
+        """Pass on what was told last, unless that was done."""
+        if self._told is not None:
+            self._pipe.send(("told", self._number, self._told))
+            self._told = None
+            self._next_s = time.monotonic() + _TOLD_EVERY_S
 
 
 def _end_with_parent() -> None:
