@@ -10,7 +10,6 @@ Whatever reads rows leaves out what is quarantined.
 """
 
 import json
-import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,6 +24,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipelines.data import quarantine, viewings
+from pipelines.durable import sync
 from pipelines.errors import DataError
 
 _TEXT: Final = pa.dictionary(pa.int32(), pa.string())
@@ -181,9 +181,9 @@ def write(batch: Batch, kinds: list[pa.Table], info: BatchInfo) -> None:
             for table in kinds:
                 if table.num_rows:
                     writer.write_table(table, row_group_size=table.num_rows)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(batch.path)
-        _sync(batch.folder)
+        sync(batch.folder)
     except OSError as error:
         raise DataError(
             f"could not write {batch.path}: {error}; make room or mend the permissions, then collect again"
@@ -304,12 +304,3 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 def _from_iso(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
-
-
-def _sync(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

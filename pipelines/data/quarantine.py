@@ -5,7 +5,6 @@ An entry that was lifted stays in the file, with who lifted it, when and why.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.durable import sync
 from pipelines.errors import DataError, Locked
 
 FILE: Final = "quarantine.json"
@@ -232,25 +232,14 @@ def _write(folder: Path, entries: Iterable[tuple[Quarantined, Quarantined | None
     path = folder / FILE
     temporary = folder / f".{FILE}.tmp"
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        temporary.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        sync(temporary)
         temporary.replace(path)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         raise DataError(
             f"could not write {path}: {error}; make room or mend the permissions, then try again"
         ) from error
-
-
-def _sync(folder: Path) -> None:
-    """Make a new name in ``folder`` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _decision(lifting: Quarantined) -> dict[str, str]:

@@ -1,13 +1,14 @@
 """Many lines at once: what ``grammar.parse`` says of each, in a fraction of the time.
 
-Nearly all lines are watched minutes of one form. A regular expression cuts them into fields, all in one call;
-the grammar then judges each *distinct* time and movie id, of which there are few. Whatever is not cut that
-way, or not confirmed, goes through the grammar line by line.
+Nearly all lines are watched minutes, and many others ratings, of one form. A regular expression cuts them
+into fields, all in one call; the grammar then judges each *distinct* time and movie id, of which there are
+few. Whatever is not cut that way, or not confirmed, goes through the grammar line by line.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -28,10 +29,9 @@ from pipelines.events.grammar import (
 from pipelines.events.lines import Lines
 
 # For RE2, on bytes. Wider than the grammar in time and movie, which are judged afterwards, and nowhere else.
-_WATCH: Final = (
-    r"^(?P<time>[^,]*),(?P<user>[0-9]{1,7}),"
-    r"GET /data/m/(?P<movie>[^/]*)/(?P<minute>[0-9]{1,4})\.mpg(?:\r?\n)?$"
-)
+_BEGIN: Final = r"^(?P<time>[^,]*),(?P<user>[0-9]{1,7}),GET "
+_WATCH: Final = _BEGIN + r"/data/m/(?P<movie>[^/]*)/(?P<number>[0-9]{1,4})\.mpg(?:\r?\n)?$"
+_RATE: Final = _BEGIN + r"/rate/(?P<movie>[^=]*)=(?P<number>[1-5])(?:\r?\n)?$"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -74,30 +74,46 @@ def parse_lines(chunks: Sequence[Lines]) -> Parsed:
     """Parse all lines of ``chunks``, whose offsets ascend. Never raises."""
     offset = np.concatenate([np.empty(0, np.int64), *(chunk.offsets for chunk in chunks)])
     values = pa.chunked_array([chunk.values for chunk in chunks], pa.binary())
-    cut = pc.extract_regex(values, pattern=_WATCH).combine_chunks()
+    watched, offset, values = _cut(_WATCH, offset, values)
+    rated, offset, values = _cut(_RATE, offset, values)
+    slow: list[tuple[int, Watch]] = []
+    others: list[tuple[int, Rating | Request | Reject]] = _ratings(rated)
+    for number, line in zip(offset.tolist(), values.to_pylist(), strict=True):
+        event = parse(line)
+        if isinstance(event, Watch):
+            slow.append((number, event))
+        else:
+            others.append((number, event))
+    others.sort(key=itemgetter(0))
+    return Parsed(_joined(watched, slow) if slow else watched, others)
+
+
+def _cut(
+    pattern: str, offset: Integers, values: pa.ChunkedArray
+) -> tuple[Watched, Integers, pa.ChunkedArray]:
+    """Cut the lines of one form into columns; also return offsets and values of the lines that are left.
+
+    ``minute`` is what the pattern calls a number.
+    """
+    cut = pc.extract_regex(values, pattern=pattern).combine_chunks()
     row = np.flatnonzero(cut.is_valid())
     texts = cut.drop_null()
-    user, minute = _whole_numbers(texts.field("user")), _whole_numbers(texts.field("minute"))
+    user, number = _whole_numbers(texts.field("user")), _whole_numbers(texts.field("number"))
     time, is_time = _times(texts.field("time"))
     movie, is_movie, movie_ids = _movies(texts.field("movie"))
     sure = is_time & is_movie & (user >= 1) & (user <= MAX_USER_ID)
-    fast = Watched(offset[row][sure], time[sure], user[sure], movie[sure], minute[sure], movie_ids)
     left = np.ones(len(offset), dtype=np.bool_)
     left[row[sure]] = False
-    return _with_the_rest(fast, offset[left], values.filter(pa.array(left)))
+    columns = Watched(offset[row][sure], time[sure], user[sure], movie[sure], number[sure], movie_ids)
+    return columns, offset[left], values.filter(pa.array(left))
 
 
-def _with_the_rest(fast: Watched, offsets: Integers, values: pa.ChunkedArray) -> Parsed:
-    """Parse what is left by the grammar; the watched minutes among it go where they belong."""
-    slow: list[tuple[int, Watch]] = []
-    others: list[tuple[int, Rating | Request | Reject]] = []
-    for offset, line in zip(offsets.tolist(), values.to_pylist(), strict=True):
-        event = parse(line)
-        if isinstance(event, Watch):
-            slow.append((offset, event))
-        else:
-            others.append((offset, event))
-    return Parsed(_joined(fast, slow) if slow else fast, others)
+def _ratings(rated: Watched) -> list[tuple[int, Rating | Request | Reject]]:
+    columns = (rated.offset, rated.time, rated.user, rated.movie, rated.minute)
+    return [
+        (offset, Rating(time_at(time), user, rated.movie_ids[movie], stars))
+        for offset, time, user, movie, stars in zip(*(column.tolist() for column in columns), strict=True)
+    ]
 
 
 def _joined(fast: Watched, slow: Sequence[tuple[int, Watch]]) -> Watched:

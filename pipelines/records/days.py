@@ -4,7 +4,6 @@ Rows are the rows of ``reccom``, sorted by request id and in small row groups, s
 one group of a file: the statistics of the others say that it cannot be there.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.durable import sync
 from pipelines.errors import DataError
 
 Row = Mapping[str, Any]
@@ -126,9 +126,9 @@ def write(path: Path, sorted_rows: Iterable[Row]) -> None:
         with pq.ParquetWriter(temporary, SCHEMA, compression="zstd", use_dictionary=_DICTIONARIES) as writer:
             for group in _portions(sorted_rows):
                 writer.write_table(group, row_group_size=GROUP_ROWS)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise DataError(
             f"could not write {path}: {error}; the receipts stay in the database; make room or mend the "
@@ -152,11 +152,3 @@ def _readable(path: Path) -> Iterator[None]:
             f"{path} is not a readable archive of receipts: {error}; put it back from a backup, or move it "
             "away: then its receipts are missing from all look-ups"
         ) from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

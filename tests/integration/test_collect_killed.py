@@ -23,10 +23,11 @@ import os, shutil, signal, sys
 from itertools import count
 from pathlib import Path
 
+from pipelines import durable
 from pipelines.data import batches, collect, news, parallel
 from tests.integration.test_collect_killed import BATCH_LINES, HeldFrom, tell
 
-ROOMS = {room.__file__ for room in (batches, collect, news, parallel)}
+ROOMS = {room.__file__ for room in (batches, collect, durable, news, parallel)}
 
 
 def die_before(line):

@@ -68,27 +68,39 @@ BROKEN = st.builds(
     | st.sampled_from([b" ", b"X", b"7", b",", b"/", b"\n", b"\r\n", b"%4f", b"\xc3\xa9", b"\0"]),
     st.integers(0, 2),
 )
+TIMES = st.sampled_from(
+    [
+        b"2022-11-14T12:23:12",
+        b"2022-11-14T12:24",
+        b"2022-11-14T12:23:12.123456789",
+        b"2022-02-30T12:00",
+        b"x",
+    ]
+)
+USERS = st.sampled_from([b"1", b"0", b"0000007", b"1000000", b"1000001", b"9999999", b"12345678", b"", b"-1"])
+MOVIES = st.sampled_from(
+    [b"heat+1995", b"endeavour+", b"a%20b+2000", b"HEAT+1995", b"heat", b"+", b"*_.-++1999", b""]
+)
+ENDS = st.sampled_from([b"", b"\n", b"\r\n", b"\r", b"\n\n", b" "])
 FIELDS = st.builds(
     lambda time, user, movie, minute, end: (
         b"%s,%s,GET /data/m/%s/%s.mpg%s" % (time, user, movie, minute, end)
     ),
-    st.sampled_from(
-        [
-            b"2022-11-14T12:23:12",
-            b"2022-11-14T12:24",
-            b"2022-11-14T12:23:12.123456789",
-            b"2022-02-30T12:00",
-            b"x",
-        ]
-    ),
-    st.sampled_from([b"1", b"0", b"0000007", b"1000000", b"1000001", b"9999999", b"12345678", b"", b"-1"]),
-    st.sampled_from(
-        [b"heat+1995", b"endeavour+", b"a%20b+2000", b"HEAT+1995", b"heat", b"+", b"*_.-++1999", b""]
-    ),
+    TIMES,
+    USERS,
+    MOVIES,
     st.sampled_from([b"0", b"16", b"1063", b"9999", b"10000", b"007", b"", b"1 "]),
-    st.sampled_from([b"", b"\n", b"\r\n", b"\r", b"\n\n", b" "]),
+    ENDS,
 )
-LINES = st.lists(BROKEN | FIELDS | st.binary(max_size=40) | st.sampled_from(REAL), max_size=30)
+RATED = st.builds(
+    lambda time, user, movie, stars, end: b"%s,%s,GET /rate/%s=%s%s" % (time, user, movie, stars, end),
+    TIMES,
+    USERS,
+    MOVIES,
+    st.sampled_from([b"1", b"5", b"0", b"6", b"45", b"F", b"", b"=4"]),
+    ENDS,
+)
+LINES = st.lists(BROKEN | FIELDS | RATED | st.binary(max_size=40) | st.sampled_from(REAL), max_size=30)
 
 
 @given(LINES, st.lists(st.integers(0, 5), max_size=4))
