@@ -1,6 +1,7 @@
 import gzip
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -160,6 +161,19 @@ class TestOneRun:
 
 
 class TestGoingOn:
+    def test_what_an_orphan_wrote_after_the_plan_is_not_collected_twice(self, tmp_path: Path) -> None:
+        """A process that a killed collect left behind finishes a batch while the next one begins."""
+        orphan, out = tmp_path / "orphan", tmp_path / "batches"
+        collect(stream(10), orphan)
+
+        def finish(done: int, total: int) -> None:
+            shutil.copytree(orphan, out, dirs_exist_ok=True)
+
+        with pytest.raises(Locked, match="meanwhile; collect again"):
+            collect(stream(10), out, progress=finish)
+        assert collect(stream(12), out).lines == 2
+        assert users(out) == list(range(12))
+
     def test_the_next_run_begins_behind_the_last(self, tmp_path: Path) -> None:
         assert collect(stream(10), tmp_path).last_offsets == {0: 9}
         assert collect(stream(17), tmp_path).first_offsets == {0: 10}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import SourceError
+from pipelines.events import sources
 from pipelines.events.lines import Lines
 from pipelines.events.sources import FileSource, KafkaSource, Source
 
@@ -106,6 +107,38 @@ class TestFile:
         assert pairs([next(reading)]) == [(0, b"1\n")]
         with pytest.raises(SourceError, match="had 3 lines and now ends after 1"):
             next(reading)
+
+    def test_a_reader_that_goes_on_remembers_where_blocks_began(
+        self, log: Callable[[bytes], FileSource], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sources, "_BLOCK_BYTES", 10)
+        lines = [b"%d\n" % number for number in range(100)]
+        source = log(b"".join(lines[:60]))
+        assert everything(source) == list(enumerate(lines[:60]))
+        log(b"".join(lines))
+        assert source.bounds(0) == (0, 100)
+        for start, stop in [(97, 100), (0, 3), (45, 77)]:
+            assert pairs(source.read(0, start, stop)) == list(enumerate(lines))[start:stop]
+
+    def test_a_reader_notices_that_its_file_was_cut(
+        self, log: Callable[[bytes], FileSource], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sources, "_BLOCK_BYTES", 10)
+        source = log(b"".join(b"%d\n" % number for number in range(100)))
+        assert source.bounds(0) == (0, 100)
+        log(b"0\n1\n")
+        assert source.bounds(0) == (0, 2)
+        assert everything(source) == [(0, b"0\n"), (1, b"1\n")]
+
+    def test_a_reader_notices_that_its_file_became_another(
+        self, log: Callable[[bytes], FileSource], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sources, "_BLOCK_BYTES", 10)
+        source = log(b"".join(b"%d\n" % number for number in range(100)))
+        assert source.bounds(0) == (0, 100)
+        longer = [b"another line %d\n" % number for number in range(100)]
+        log(b"".join(longer))
+        assert everything(source) == list(enumerate(longer))
 
     def test_committing_and_closing_do_nothing(self, log: Callable[[bytes], FileSource]) -> None:
         source = log(WATCH + b"\n")
