@@ -273,6 +273,23 @@ def test_clocks_that_jump_by_a_year_neither_lose_nor_double_a_line(
     assert (jumped.late, jumped.latest_s) == (late, late and (jump - timedelta(seconds=1)).total_seconds())
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0, 6), (2, 5), (5, 8), (0, 11)])
+def test_what_comes_behind_the_stop_is_left_to_the_next_run(
+    kafka: Any, source_of: Any, topic: str, start: int, stop: int
+) -> None:
+    producer = KafkaProducer(bootstrap_servers=kafka.servers, transactional_id=topic)
+    producer.init_transactions()
+    for part in (lines(0, 5), lines(5, 10)):
+        producer.begin_transaction()
+        for line in part:
+            producer.send(topic, line.encode(), partition=0)
+        producer.commit_transaction()
+    producer.close()
+    read = [offset for chunk in source_of(topic).read(0, start, stop) for offset in chunk.offsets.tolist()]
+    # A mark of the transaction has the offset 5.
+    assert read == [offset for offset in range(start, stop) if offset != 5]
+
+
 def test_retention_that_takes_lines_while_they_are_read_is_an_error_and_no_silent_jump(
     kafka: Any, source_of: Any, topic: str, tmp_path: Path
 ) -> None:

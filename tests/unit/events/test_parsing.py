@@ -110,6 +110,14 @@ def test_every_line_is_what_the_grammar_says_it_is(lines: list[bytes], sizes: li
     assert events(parse_lines(chunks(lines, sizes))) == wanted(lines)
 
 
+@pytest.mark.parametrize("line", [WATCH, RATE], ids=["watch", "rate"])
+@pytest.mark.parametrize("user", [b"0", b"1", b"0000001", b"1000000", b"1000001", b"9999999", b"10000000"])
+def test_users_are_those_of_the_grammar(line: bytes, user: bytes) -> None:
+    time, _, action = line.split(b",", 2)
+    lines = [b",".join([time, user, action])]
+    assert events(parse_lines(chunks(lines, []))) == wanted(lines)
+
+
 @given(st.lists(BROKEN, min_size=1, max_size=5))
 def test_a_broken_line_does_not_touch_its_neighbours(broken: list[bytes]) -> None:
     lines = [line for each in broken for line in (WATCH, each, RATE)]
