@@ -46,7 +46,7 @@ def airflow_environment(config: Settings, home: Path) -> dict[str, str]:
         **_section("core", {**_CORE, **_core(config, home)}),
         **_section("api", _api(config, home)),
         **_section("api_auth", {"jwt_secret": _drawn_once(home / "jwt.secret", _draw_secret)}),
-        **_section("database", {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}"}),
+        **_section("database", {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}?timeout={_BUSY_S}"}),
         **_section("scheduler", _SCHEDULER),
         **_section("dag_processor", _DAG_PROCESSOR),
         **_section("workers", _WORKERS),
@@ -58,6 +58,10 @@ def admin_password(home: Path) -> str:
     """Return the password of ``USER``; drawn on the first call, kept in ``home/passwords.json``."""
     return str(json.loads(_drawn_once(home / "passwords.json", _draw_password))[USER])
 
+
+_BUSY_S = 60
+"""How long a writer of Airflow's SQLite waits for another. By default it is 5 s, which is too little while all
+programs start on a small machine: the API then answers 500 ("Database error")."""
 
 _CORE = {
     "dags_folder": str(PROJECT_DIR / "dags"),

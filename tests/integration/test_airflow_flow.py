@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -29,6 +30,7 @@ from tests.ports import free_ports
 
 START_S = 120.0
 RUN_S = 90.0
+LONGER_THAN_SQLITE_WAITS_S = 8.0
 STANDIN = Path(__file__).parent / "airflow_standin"
 
 LOOK = {"verdict": "pass", "reason": "120 ms", "final": True}
@@ -154,6 +156,18 @@ def end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def test_airflow_waits_for_its_database_while_somebody_writes_for_long(stage):
+    stage.play()
+    database = sqlite3.connect(stage.folder / "airflow" / "airflow.db", timeout=30, check_same_thread=False)
+    database.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(LONGER_THAN_SQLITE_WAITS_S, database.rollback)
+    release.start()
+    run = stage.api.trigger("rollback", {"version": 1})
+    release.join()
+    database.close()
+    assert stage.api.wait_run("rollback", run, RUN_S) == "success"
 
 
 def test_a_training_releases_its_version_without_anybody(stage):
