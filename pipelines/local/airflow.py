@@ -60,8 +60,8 @@ def admin_password(home: Path) -> str:
 
 
 _BUSY_S = 60
-"""How long a writer of Airflow's SQLite waits for another. By default it is 5 s, which is too little while all
-programs start on a small machine: the API then answers 500 ("Database error")."""
+"""How long a writer of Airflow's SQLite waits for another. By default it is 5 s, which is too little while
+all programs start on a small machine: the API then answers 500 ("Database error")."""
 
 _CORE = {
     "dags_folder": str(PROJECT_DIR / "dags"),
