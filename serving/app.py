@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from flask import Flask, Response
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wsgi import get_path_info
 
 from pipelines.model.recommender import Model
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 _RECOMMEND = "/recommend/"
 _METHODS = ("GET", "HEAD")
-_STATUS = {200: "200 OK", 503: "503 Service Unavailable"}
+_STATUS = {200: "200 OK", 500: "500 Internal Server Error", 503: "503 Service Unavailable"}
+_NOTHING = Answer("", "none")
+_FAULT = b"500 Internal Server Error\n"
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _PERCENTAGES = {str(percent): percent for percent in range(101)}
 _USER_ID_CHARACTERS = 255
@@ -70,51 +72,44 @@ class Recommend:
         metrics: Metrics,
     ) -> None:
         self.answers = answers
-        self._rest = rest
-        self._identity = identity
+        self.rest = rest
+        self.identity = identity
         self._headers = [
             ("Content-Type", _TEXT),
             ("X-Marquee-Version", str(identity["version"])),
             ("X-Marquee-Arm", identity["arm"]),
         ]
-        self._receipts = receipts
-        self._metrics = metrics
+        self.receipts = receipts
+        self.metrics = metrics
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer with one line of movie ids, best first, and leave a receipt."""
         started_s = perf_counter()
         path = get_path_info(environ)
         if not path.startswith(_RECOMMEND):
-            return self._rest(environ, start_response)
+            return self.rest(environ, start_response)
         method = environ["REQUEST_METHOD"]
         if method not in _METHODS:
             return _in_plain_text(MethodNotAllowed(_METHODS))(environ, start_response)
-        try:
-            status, headers, body = self._answer(path[len(_RECOMMEND) :], environ, started_s)
-        except Exception:
-            logger.exception("no answer to %.200r", path)
-            self._metrics.time(method, 500, perf_counter() - started_s)
-            return _in_plain_text(InternalServerError())(environ, start_response)
-        self._metrics.time(method, status, perf_counter() - started_s)
+        status, headers, body = self._answer(path[len(_RECOMMEND) :], environ, started_s)
+        self.metrics.time(method, status, perf_counter() - started_s)
         start_response(_STATUS[status], headers)
         return [body] if method == "GET" else []
 
     def _answer(
         self, user_id: str, environ: "WSGIEnvironment", started_s: float
     ) -> tuple[int, list[tuple[str, str]], bytes]:
-        answer = self.answers.answer(user_id)
-        # Only a replica that never was ready has nothing: NGINX then asks the next one.
-        status = 200 if answer.line else 503
+        answer, status = self._find(user_id)
         request_id = _request_id(environ)
         latency_ms = (perf_counter() - started_s) * 1_000
         self._keep(
             Receipt(
                 request_id=request_id,
-                version_number=self._identity["version"],
+                version_number=self.identity["version"],
                 user_id=user_id[:_USER_ID_CHARACTERS],
                 served_at=datetime.now(UTC).isoformat(timespec="microseconds"),
-                arm=self._identity["arm"],
-                replica=self._identity["replica"],
+                arm=self.identity["arm"],
+                replica=self.identity["replica"],
                 source=answer.source,
                 movie_ids=answer.line,
                 watched=",".join(answer.watched),
@@ -123,7 +118,7 @@ class Recommend:
                 canary_percent=_PERCENTAGES.get(environ.get("HTTP_X_MARQUEE_CANARY_PERCENT", "")),
             )
         )
-        body = answer.line.encode()
+        body = answer.line.encode() if status != 500 else _FAULT
         own = [
             ("Content-Length", str(len(body))),
             ("X-Request-Id", request_id),
@@ -131,10 +126,20 @@ class Recommend:
         ]
         return status, self._headers + own, body
 
+    def _find(self, user_id: str) -> tuple[Answer, int]:
+        try:
+            answer = self.answers.answer(user_id)
+        except Exception:
+            # It leaves a receipt like every answer: a version that fails must be seen to fail.
+            logger.exception("no answer to user %.200r", user_id)
+            return _NOTHING, 500
+        # Only a replica that never was ready has nothing: NGINX then asks the next one.
+        return answer, 200 if answer.line else 503
+
     def _keep(self, receipt: Receipt) -> None:
-        self._metrics.count(receipt["source"])
-        if not self._receipts.append(receipt):
-            self._metrics.receipts_lost.inc()
+        self.metrics.count(receipt["source"])
+        if not self.receipts.append(receipt):
+            self.metrics.receipts_lost.inc()
 
 
 class _Probes:
@@ -167,7 +172,7 @@ def create_app(
     Args:
         model: what to recommend from.
         version: number it is known by in answers, metrics and receipts; 0 if it is in no registry.
-        arm: ``stable`` or ``canary``.
+        arm: ``stable``, ``canary`` or ``shadow``.
         replica: name of this server; several workers share it.
         receipts: where the receipt of every answer goes.
         recents: what users watched since the training; None: nothing is known of that.

@@ -6,7 +6,7 @@
 | variable            | what it says                                                      |
 |---------------------|-------------------------------------------------------------------|
 | MARQUEE_MODEL_DIR   | folder of the artifact to serve                                   |
-| MARQUEE_ARM         | ``stable`` or ``canary``                                          |
+| MARQUEE_ARM         | ``stable``, ``canary`` or ``shadow``                              |
 | MARQUEE_REPLICA     | name of this replica, up to 64 of ``A-Z a-z 0-9 . _ -``           |
 | MARQUEE_SPOOL_DIR   | folder that receipts are appended to                              |
 | MARQUEE_RECENTS_DIR | folder of what users watched since the training; empty: not known |
@@ -35,7 +35,7 @@ def create_app_from_env(environ: Mapping[str, str] = os.environ) -> Flask:
         ModelError: the folder holds no readable model.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    arm = _variable(environ, "MARQUEE_ARM", "stable|canary")
+    arm = _variable(environ, "MARQUEE_ARM", "stable|canary|shadow")
     replica = _variable(environ, "MARQUEE_REPLICA", "[A-Za-z0-9._-]{1,64}")
     spool_dir = Path(_variable(environ, "MARQUEE_SPOOL_DIR", ".+"))
     recents_dir = environ.get("MARQUEE_RECENTS_DIR")

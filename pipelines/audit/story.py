@@ -16,6 +16,7 @@ _RUNGS = {
     "folded-in": "a stranger to the model; from what was watched lately",
     "trending": "nothing is known of this user; what is popular of late",
     "popular": "what was popular over all time; nothing better was known, or the model failed",
+    "none": "the replica itself failed; the viewer got no list",
 }
 
 _HOLES = {
@@ -141,6 +142,7 @@ def _release(release: Release | None, phase: str, became: str) -> list[Line]:
         Line("release", f"{release.release_id}, requested by {release.requested_by}"),
         Line("when served", phase),
         Line("decision", _decision(release)),
+        *_taken_back(release),
         *note,
     ]
 
@@ -148,7 +150,15 @@ def _release(release: Release | None, phase: str, became: str) -> list[Line]:
 def _decision(release: Release) -> str:
     if release.decided_at is None:
         return "none yet"
-    return f"{release.state} on {moment(release.decided_at)}: {release.reason}"
+    became = "promoted" if release.served_from else release.state
+    return f"{became} on {moment(release.decided_at)}: {release.reason}"
+
+
+def _taken_back(release: Release) -> list[Line]:
+    if release.reverted_because is None:
+        return []
+    when = f"on {moment(release.ended_at)}" if release.ended_at else "right now"
+    return [Line("taken back", f"{when}: {release.reverted_because}", good=False)]
 
 
 def _data(origin: Origin | None, hashes: dict[str, str]) -> list[Line]:

@@ -175,12 +175,17 @@ def test_an_unknown_path_is_404_in_plain_text(client: FlaskClient, path: str) ->
     assert (answer.status_code, answer.mimetype, answer.text) == (404, "text/plain", "404 Not Found\n")
 
 
-def test_a_fault_of_ours_is_500_in_plain_text(client: FlaskClient, monkeypatch, receipts) -> None:
-    monkeypatch.setattr(receipts, "append", lambda receipt: 1 / 0)
+def test_a_fault_of_ours_is_500_in_plain_text_and_leaves_a_receipt(
+    client: FlaskClient, monkeypatch, receipts
+) -> None:
+    monkeypatch.setattr(client.application.wsgi_app.answers, "answer", lambda user_id: 1 / 0)
 
     answer = client.get("/recommend/1")
 
     assert (answer.status_code, answer.text) == (500, "500 Internal Server Error\n")
+    (kept,) = receipts.kept
+    assert (kept["status"], kept["movie_ids"], kept["source"], kept["user_id"]) == (500, "", "none", "1")
+    assert answer.headers["X-Request-Id"] == kept["request_id"]
 
 
 def test_healthz_says_that_the_process_lives_even_without_a_model(

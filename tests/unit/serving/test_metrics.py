@@ -86,8 +86,8 @@ def test_what_did_not_work_beside_an_answer_is_counted(client: FlaskClient, rece
     assert samples(client, "marquee_recents_failures_total") == {labels(): 1}
 
 
-def test_a_fault_of_ours_is_counted_as_a_failed_answer(client: FlaskClient, receipts, monkeypatch) -> None:
-    monkeypatch.setattr(receipts, "append", lambda receipt: 1 / 0)
+def test_a_fault_of_ours_is_counted_as_a_failed_answer(client: FlaskClient, monkeypatch) -> None:
+    monkeypatch.setattr(client.application.wsgi_app.answers, "answer", lambda user_id: 1 / 0)
     client.get("/recommend/1")
 
     assert samples(client, f"{TIMED}_count") == {
