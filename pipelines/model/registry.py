@@ -3,8 +3,9 @@
     batches.dvc   the batches it was trained on        metrics.json   what it scored
     model.dvc     the artifact                         version.txt    N
     refs/notes    what became of it: promoted, aborted: reason
+    release-R-…   a tag for each decision about it: promoted, aborted, reverted
 
-A tag is what makes a version; whatever happens before it can be killed and run again.
+A tag ``vN`` is what makes a version; whatever happens before it can be killed and run again.
 """
 
 import json
@@ -206,6 +207,14 @@ class Registry:
             self._set_up()
             self._require(version)
             self._repository.git("notes", "add", "--force", "-m", text, f"v{version}")
+
+    def tag(self, name: str, version: int, text: str) -> None:
+        """Put the tag ``name`` on a version, with ``text``; one that is there stays as it is."""
+        with self._alone():
+            self._set_up()
+            self._require(version)
+            if not self._repository.git("tag", "--list", name).strip():
+                self._repository.git("tag", "--annotate", "-m", text, name, f"v{version}^{{}}")
 
     def push(self) -> str:
         """Push everything the remotes lack; return why that failed, empty when it did not."""

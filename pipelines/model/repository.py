@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pipelines.errors import RegistryError
 
 BRANCH = "main"
+_REFS = (f"refs/heads/{BRANCH}", "refs/tags/v*", "refs/tags/release-*", "refs/notes/*")
 _TIMEOUT_S = 3_600.0
 """Longest one command may take; a first push moves all data."""
 
@@ -96,8 +97,7 @@ class Repository:
         if self._dvc_remote:
             self.dvc("push", "--all-tags")
         if self._git_remote:
-            refs = (f"refs/heads/{BRANCH}", "refs/tags/v*", "refs/notes/*")
-            self.git("push", "--quiet", "origin", *(f"{ref}:{ref}" for ref in refs))
+            self.git("push", "--quiet", "origin", *(f"{ref}:{ref}" for ref in _REFS))
 
     def fetch(self) -> None:
         """Take branch, tags and notes over from the git remote; for a folder that has none of its own.
@@ -105,8 +105,7 @@ class Repository:
         Raises:
             RegistryError: there is no remote, it is away, or it is empty.
         """
-        refs = (f"refs/heads/{BRANCH}", "refs/tags/v*", "refs/notes/*")
-        self.git("fetch", "--quiet", "--update-head-ok", "origin", *(f"{ref}:{ref}" for ref in refs))
+        self.git("fetch", "--quiet", "--update-head-ok", "origin", *(f"{ref}:{ref}" for ref in _REFS))
         self.git("reset", "--quiet", "--hard")
 
     def _point_at_remotes(self) -> None:

@@ -453,8 +453,14 @@ def test_a_remote_that_is_away_keeps_the_version_local_and_the_next_push_brings_
     assert (second.number, second.pushed, second.push_error) == (2, True, "")
     shop.registry(**remotes).annotate(1, "promoted")
     shop.registry(**remotes).annotate(1, "aborted: mean 612 ms is above 500 ms")
+    for text in ("mean 612 ms is above 500 ms", "said again"):
+        shop.registry(**remotes).tag("release-7-aborted", 1, text)
     assert shop.registry(**remotes).push() == ""
-    assert shop.git("tag", "--list", folder=bare).split() == ["v1", "v2"]
+    assert shop.git("tag", "--list", folder=bare).split() == ["release-7-aborted", "v1", "v2"]
+    decision = shop.git(
+        "tag", "--list", "--format=%(*objectname) %(contents)", "release-7-aborted", folder=bare
+    )
+    assert decision.split(maxsplit=1) == [first.commit, "mean 612 ms is above 500 ms"]
 
     shutil.rmtree(shop.registry_dir)
     recovered = shop.registry(**remotes)
