@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines import logs
-from pipelines.commands import audit, data, machine, releases, training
+from pipelines.commands import audit, data, drills, machine, releases, training, verdicts
 from pipelines.commands.shell import Exit, errors
 from pipelines.errors import Locked, MarqueeError, NothingNew, Refused, SettingsError
 
@@ -30,9 +30,11 @@ _COMMANDS: dict[str, list[Callable[..., Any]]] = {
     "Versions and releases": [
         releases.versions,
         releases.release,
-        releases.decide,
+        releases.steer,
         releases.rollback,
         releases.status,
+        verdicts.rejudge,
+        drills.drill,
     ],
     "What was answered": [
         audit.receipt,

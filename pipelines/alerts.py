@@ -13,6 +13,8 @@ class Alert:
     """One line, also the subject of the e-mail."""
     body: str
     """Plain text: observed, limit, where to look, what to do."""
+    key: str = ""
+    """Names what is told, where it may be told once only; the e-mail's Message-ID is made from it."""
 
     @property
     def text(self) -> str:
@@ -79,15 +81,16 @@ def events_lost(count: int, topic: str, gaps: list[str]) -> Alert:
     )
 
 
-def promoted(version: int, previous: int | None, reason: str, where: str) -> Alert:
+def promoted(release_id: int, version: int, previous: int | None, reason: str, where: str) -> Alert:
     """A version now answers all viewers."""
     return Alert(
         title=f"Marquee: version {version} promoted",
         body=f"Observed: {reason}\nBefore: {_serving(previous)}.\nWhere to look: {where}",
+        key=f"release-{release_id}-promoted",
     )
 
 
-def aborted(version: int, serving: int | None, reason: str, where: str) -> Alert:
+def aborted(release_id: int, version: int, serving: int | None, reason: str, where: str) -> Alert:
     """A candidate was taken away."""
     return Alert(
         title=f"Marquee: version {version} taken away",
@@ -95,24 +98,87 @@ def aborted(version: int, serving: int | None, reason: str, where: str) -> Alert
         f"Where to look: {where}\n"
         "What to do: find out why before the next release; "
         "`python -m pipelines status` shows the looks that led here.",
+        key=f"release-{release_id}-aborted",
     )
 
 
-def asked(version: int, reason: str, where: str) -> Alert:
+def asked(release_id: int, version: int, reason: str, where: str) -> Alert:
     """Nothing could be measured; a person has to decide."""
     return Alert(
         title=f"Marquee: version {version} needs your decision",
         body=f"Observed: {reason}\nThe candidate keeps its share of the users until you decide.\n"
         f"Where to look: {where}\n"
         "What to do: open the task `ask` of the DAG `release` and choose promote or abort.",
+        key=f"release-{release_id}-asked",
     )
 
 
-def rolled_back(version: int, previous: int | None, why: str) -> Alert:
+def instrument_broken(release_id: int, version: int, trouble: str, since: datetime, where: str) -> Alert:
+    """A watch goes on that measures nothing."""
+    return Alert(
+        title=f"Marquee: version {version} cannot be judged, an instrument is broken",
+        body=f"Observed: {trouble}\nNo look has been measured since {since:%Y-%m-%d %H:%M} UTC. "
+        "The candidate keeps its share of the users: a broken instrument neither promotes nor aborts.\n"
+        f"Where to look: {where}, and the log of Prometheus or of the recorder\n"
+        "What to do: mend the instrument, and the watch goes on by itself.",
+        key=f"release-{release_id}-instrument",
+    )
+
+
+def not_guarded(release_id: int, version: int, reason: str, where: str) -> Alert:
+    """A guard ended without having been able to judge."""
+    return Alert(
+        title=f"Marquee: version {version} serves, its guard could not judge it",
+        body=f"Observed: {reason}\nThe version stays: only a measured fault takes it back.\n"
+        f"Where to look: {where}\n"
+        "What to do: look at Prometheus and the latest receipts yourself; the DAG `rollback` puts an older "
+        "version back.",
+        key=f"release-{release_id}-not-guarded",
+    )
+
+
+def reverted(release_id: int, version: int, previous: int, reason: str, where: str) -> Alert:
+    """The guard took a promoted version back."""
+    return Alert(
+        title=f"Marquee: version {version} taken back, version {previous} serves again",
+        body=f"Observed: {reason}\nAll viewers get version {previous} again.\n"
+        f"Where to look: {where}\n"
+        "What to do: find out what the watch before the promotion could not see; "
+        "`python -m pipelines status` shows the looks.",
+        key=f"release-{release_id}-reverted",
+    )
+
+
+def rolled_back(release_id: int, version: int, previous: int | None, why: str, where: str) -> Alert:
     """A person put a version back."""
     return Alert(
         title=f"Marquee: rolled back to version {version}",
-        body=f"Observed: {_serving(previous)} was serving. Reason given: {why or 'none'}.",
+        body=f"Observed: {_serving(previous)} was serving. Reason given: {why or 'none'}.\n"
+        f"Where to look: {where}",
+        key=f"release-{release_id}-rolled-back",
+    )
+
+
+def drilled(run: str, lines: list[str], missed: list[str], false_alarms: list[str]) -> Alert:
+    """A fire drill is over: a line for each fault, which were ``missed``, and who caught a sound replica."""
+    tried = len(lines)
+    title = f"Marquee: fire drill over, all {tried} as they should be"
+    todo = "nothing."
+    if missed or false_alarms:
+        title = f"Marquee: FIRE DRILL FAILED, {len(missed)} missed, {len(false_alarms)} false alarm(s)"
+        todo = (
+            "do not trust the next release to be judged alone: watch it yourself, and mend what should have "
+            "caught this (the limits of the plan: MARQUEE_MAX_*, MARQUEE_PREFLIGHT_*)."
+        )
+    observed = [f"- {line}" for line in lines]
+    observed += [f"MISSED: a replica that is {fault} would have reached viewers" for fault in missed]
+    observed += [f"FALSE ALARM: a sound replica was caught by {alarm}" for alarm in false_alarms]
+    return Alert(
+        title=title,
+        body="Observed:\n" + "\n".join(observed) + "\nNo viewer was answered by any of them.\n"
+        "Where to look: `python -m pipelines drill --list`, and the DAG `fire_drill`\n"
+        f"What to do: {todo}",
+        key=f"drill-{run}-{tried}",
     )
 
 

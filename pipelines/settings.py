@@ -27,6 +27,7 @@ EXAMPLE_HEAD = """\
 Port = Annotated[int, Field(ge=1, le=65535)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(gt=0)]
+Ratio = Annotated[float, Field(ge=1.0, le=100.0)]
 
 
 class EventSource(StrEnum):
@@ -41,6 +42,32 @@ class KafkaClient(StrEnum):
 
     PYTHON = "python"
     CONFLUENT = "confluent"
+
+
+class OnDeadline(StrEnum):
+    """What becomes of a candidate that could not be judged in time."""
+
+    ASK = "ask"
+    ABORT = "abort"
+    PROMOTE = "promote"
+
+
+class Fault(StrEnum):
+    """What a replica can have wrong on purpose, see `pipelines.release.faults`."""
+
+    NONE = "none"
+    SLOW = "slow"
+    """Every answer takes 700 ms."""
+    ERRORING = "erroring"
+    """Every tenth answer is a 503."""
+    POPULAR = "popular"
+    """Everybody gets the same popular list."""
+    STALE = "stale"
+    """Answers say the version before."""
+    WRONG_IDS = "wrong-ids"
+    """Lists name movies that do not exist."""
+    SHORT = "short"
+    """Lists are cut to three movies."""
 
 
 class Settings(BaseSettings):
@@ -117,19 +144,59 @@ class Settings(BaseSettings):
     canary_window_s: Annotated[float, Field(ge=10.0, le=7 * 86_400.0)] = 43_200.0
     """How long a candidate is watched."""
     canary_extension_s: Annotated[float, Field(ge=0.0, le=7 * 86_400.0)] = 3_600.0
-    """How much longer an unmeasured candidate is held before a person is asked."""
-    look_every_s: Annotated[float, Field(ge=1.0, le=3_600.0)] = 15.0
+    """How much longer a candidate without a verdict is held: window and extension end at the deadline."""
+    on_deadline: OnDeadline = OnDeadline.ASK
+    """What becomes of a candidate without a verdict at the deadline: `ask` a person, `abort` or `promote`."""
+    early_promotion: bool = False
+    """Promote as soon as the judge would pass the candidate, without waiting for the end of the window."""
+    look_every_s: Annotated[float, Field(ge=1.0, le=3_600.0)] = 60.0
     """Pause between two looks at the candidate."""
     max_mean_ms: Annotated[float, Field(gt=0.0, le=60_000.0)] = 500.0
     """Mean response time of good recommendation answers that a candidate must stay below."""
-    min_requests: Annotated[int, Field(ge=1)] = 50
-    """Fewest good answers of the candidate on which a verdict rests."""
-    max_error_share: Share = 0.05
-    """Largest share of failed answers of the candidate."""
+    max_p95_ratio: Ratio = 1.5
+    """How many times stable's p95 of the response times the candidate's may be."""
+    max_p99_ratio: Ratio = 2.0
+    """How many times stable's p99 of the response times the candidate's may be."""
+    tail_floor_ms: Annotated[float, Field(ge=0.0, le=60_000.0)] = 100.0
+    """A p95 or p99 below this is good enough, whatever stable's is."""
+    max_error_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Largest share of failed answers of a candidate, whatever stable's is."""
+    max_error_ratio: Ratio = 1.25
+    """How many times stable's share of failed answers the candidate's may be."""
+    max_short_ratio: Ratio = 1.25
+    """How many times stable's share of short lists the candidate's may be."""
+    max_below_worse: Share = 0.05
+    """How much larger than stable's the share of answers below the personal rung may be."""
+    max_mixed_users: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
+    """Largest share of the users who meet both the candidate and stable."""
+    false_abort: Annotated[float, Field(gt=0.0, le=0.2)] = 0.01
+    """Chance of taking a sound candidate away in a whole watch, however often it is looked at."""
+    usual_error_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
+    """Share of failed answers beside which the next one must be seen."""
+    see_error_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
+    """Share of failed answers that a watch must be able to see before it passes a candidate."""
+    see_slow_share: Annotated[float, Field(gt=0.01, lt=1.0)] = 0.03
+    """Share of answers beyond the limit of the p99 that a watch must be able to see; 0.01 may be there."""
+    see_below_more: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Rise of the share of answers below the personal rung that a watch must be able to see."""
+    instrument_tolerance: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """How far, as a share, receipts and Prometheus may disagree before neither is believed."""
+    guard_s: Annotated[float, Field(ge=0.0, le=7 * 86_400.0)] = 3_600.0
+    """How long a promoted version is watched against the figures of the one before; 0: not at all."""
+    preflight_requests: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    """How many of the latest real requests a candidate answers before any viewer meets it."""
+    max_preflight_errors: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Largest share of these that may fail."""
+    max_preflight_p99_ms: Annotated[float, Field(gt=0.0, le=60_000.0)] = 100.0
+    """Largest p99 of the response times to these."""
+    min_preflight_overlap: Share = 0.1
+    """Smallest mean share of movies that these lists and the stable version's have in common."""
     prometheus_url: str = ""
     """Address of Prometheus; empty: the local one."""
     ready_timeout_s: Seconds = 60.0
     """How long a replica may take to become ready."""
+    drill_s: Annotated[float, Field(ge=5.0, le=86_400.0)] = 600.0
+    """How long a fire drill lets the watch look for each fault before it counts as missed."""
 
     # --- receipts -----------------------------------------------------------------------------
     receipts_keep_days: Annotated[int, Field(ge=1, le=3_650)] = 30
@@ -170,10 +237,12 @@ class Settings(BaseSettings):
     """Second stable replica."""
     canary_port: Port = 8093
     """Canary replica."""
+    shadow_port: Port = 8095
+    """Replica that preflights and fire drills try: no viewer is ever answered by it."""
     replica_workers: Annotated[int, Field(ge=1, le=64)] = 2
     """Gunicorn workers of each replica."""
-    local_canary_app: str = "serving.wsgi:create_app_from_env()"
-    """What gunicorn runs as the local canary; the demo's slow scenario names another."""
+    local_canary_fault: Fault = Fault.NONE
+    """What is wrong with the local canary; the demo's slow scenario says `slow`."""
     receipts_port: Port = 8094
     """Receipts of single answers as a page and as JSON; on this machine only."""
     airflow_port: Port = 8080
@@ -233,6 +302,11 @@ class Settings(BaseSettings):
     def spool_dir(self) -> Path:
         """Folder that replicas append receipts to."""
         return self.var_dir / "spool"
+
+    @property
+    def shadow_spool_dir(self) -> Path:
+        """Folder of the shadow's receipts: no viewer got these answers, so the recorder never sees them."""
+        return self.var_dir / "shadow" / "spool"
 
     @property
     def prometheus(self) -> str:

@@ -1,20 +1,25 @@
 """Small stand-ins that share the real interfaces; nothing outside tests imports them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import numpy as np
+from sqlalchemy import Engine, select
 
 from pipelines.errors import FleetError
 from pipelines.model.arrays import Arrays
 from pipelines.model.artifact import save
 from pipelines.model.ids import id_table
 from pipelines.model.recommender import Recommendation
-from pipelines.release.fleet import Running
+from pipelines.records.tables import reccom
+from pipelines.release.fleet import SHADOW_REPLICA, Running
 from pipelines.release.router import Split, fingerprint
+from pipelines.settings import Fault
 
 
 class Killed(BaseException):
@@ -29,10 +34,14 @@ class FakeFleet:
     broken: set[int] = field(default_factory=set)
     deployed: list[tuple[str, int]] = field(default_factory=list)
     """Every real change, in order."""
+    faults: list[Fault] = field(default_factory=list)
+    """What the shadows had wrong, in order."""
     kill_after: int | None = None
     """Number of changes after which the process dies."""
 
-    def deploy(self, replica: str, version: int, *, arm: str) -> None:
+    def deploy(self, replica: str, version: int, *, arm: str, fault: Fault = Fault.NONE) -> None:
+        if replica == SHADOW_REPLICA:
+            self.faults.append(fault)
         if version in self.broken:
             raise FleetError(f"replica {replica} never became ready with version {version}")
         wanted = Running(replica, self.address(replica), version, arm)
@@ -46,7 +55,7 @@ class FakeFleet:
         self.replicas.pop(replica, None)
 
     def running(self) -> dict[str, Running]:
-        return dict(self.replicas)
+        return {name: running for name, running in self.replicas.items() if name != SHADOW_REPLICA}
 
     def address(self, replica: str) -> str:
         return f"{replica}:80"
@@ -70,10 +79,11 @@ class FakeRouter:
 
 @dataclass
 class FakeRegistry:
-    """Versions without git: ``known`` exist, ``notes`` are what became of them."""
+    """Versions without git: ``known`` exist, ``notes`` are what became of them, ``tags`` say which had it."""
 
     known: list[int] = field(default_factory=lambda: [1, 2, 3])
     notes: dict[int, str] = field(default_factory=dict)
+    tags: dict[str, int] = field(default_factory=dict)
 
     def versions(self) -> list[SimpleNamespace]:
         return [SimpleNamespace(number=number) for number in self.known]
@@ -86,32 +96,65 @@ class FakeRegistry:
     def annotate(self, version: int, text: str) -> None:
         self.notes[version] = text
 
+    def tag(self, name: str, version: int, text: str) -> None:
+        self.tags.setdefault(name, version)
+
     def push(self) -> str:
         return ""
 
 
 @dataclass
 class FakePrometheus:
-    """Answers the queries of ``measure`` with set figures; ``dead`` refuses the connection."""
+    """Has counted every answer that left a receipt in ``engine``, scraped every 5 s."""
 
-    good: float = 1_000.0
-    bad: float = 0.0
-    mean_ms: float = 20.0
-    up: float = 1.0
+    engine: Engine
+    missed: float = 0.0
+    """Share of the answers that it has not counted."""
+    up: float | None = 1.0
+    """None: it has not tried to scrape the replicas."""
+    up_for_s: float = 25.0
+    """So long it has had to say ``up``."""
     dead: bool = False
+    """It refuses connections."""
+    queries: list[str] = field(default_factory=list)
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if self.dead:
             raise httpx.ConnectError("refused")
-        query = request.url.params["query"]
-        if "up{" in query:
-            value = self.up
-        elif "seconds_sum" in query:
-            value = self.good * self.mean_ms / 1_000.0
-        else:
-            value = self.good + (0.0 if 'status="200"' in query else self.bad)
-        body = {"status": "success", "data": {"result": [{"metric": {}, "value": [0, str(value)]}]}}
-        return httpx.Response(200, json=body)
+        query, at_s = request.url.params["query"], float(request.url.params["time"])
+        self.queries.append(query)
+        result = self._ups(at_s) if "up{" in query else self._counters(query, at_s)
+        return httpx.Response(200, json={"status": "success", "data": {"result": result}})
+
+    def _ups(self, at_s: float) -> list[dict]:
+        samples = [[at_s - self.up_for_s, str(self.up)], [at_s, str(self.up)]]
+        return [] if self.up is None else [{"metric": {}, "values": samples}]
+
+    def _counters(self, query: str, at_s: float) -> list[dict]:
+        wanted = dict(re.findall(r'(arm|version)="(\w+)"', query))
+        (range_s,) = re.findall(r"\[(\d+)s\]", query)
+        columns = {"version": reccom.c.version_number, "arm": reccom.c.arm}
+        rows = (
+            select(reccom.c.served_at, reccom.c.status, reccom.c.latency_ms)
+            .where(*(columns[label] == value for label, value in wanted.items()))
+            .order_by(reccom.c.served_at)
+        )
+        with self.engine.connect() as connection:
+            found = connection.execute(rows).all()
+        times_s = np.array([row.served_at.replace(tzinfo=UTC).timestamp() for row in found])
+        scrapes_s = np.arange(at_s - at_s % 5, at_s - int(range_s), -5)[::-1]
+        series = []
+        for status in {row.status for row in found}:
+            own = np.array([row.status == status for row in found])
+            seconds = np.array([row.latency_ms / 1_000 for row in found])[own]
+            seen = np.searchsorted(times_s[own], scrapes_s, side="right")
+            scraped = seen > 0
+            for what, totals in (("count", np.arange(len(seconds) + 1)), ("sum", np.cumsum([0, *seconds]))):
+                values = totals[seen[scraped]] * (1 - self.missed)
+                name = {"__name__": f"flask_http_request_duration_seconds_{what}", "status": str(status)}
+                samples = zip(scrapes_s[scraped].tolist(), map(str, values.tolist()), strict=True)
+                series.append({"metric": name, "values": list(samples)})
+        return [one for one in series if one["values"]]
 
 
 class ToyModel:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pipelines.release.ledger import Release, State
 
-_LET_OUT = frozenset({State.PROMOTING, State.PROMOTED})
+_LET_OUT = frozenset({State.PROMOTING, State.GUARDING, State.PROMOTED, State.REVERTING, State.REVERTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,11 @@ class InForce:
 
 def in_force(releases: Sequence[Release], at: datetime) -> InForce:
     """Return what was in force ``at``, whatever has become of it since."""
-    promoted = [each for each in releases if each.state in _LET_OUT and _decided(each, at)]
+    promoted = [
+        each
+        for each in releases
+        if each.state in _LET_OUT and _decided(each, at) and not _taken_back(each, at)
+    ]
     watched = [
         each for each in releases if each.watch_from and each.watch_from <= at and not _decided(each, at)
     ]
@@ -41,15 +45,25 @@ def behind(releases: Sequence[Release], version: int, arm: str, at: datetime) ->
 
 def phase_at(release: Release, at: datetime) -> str:
     """Say in which state ``release`` was ``at``; the ledger keeps the latest one only."""
-    if _decided(release, at):
+    if not _decided(release, at):
+        watched = release.watch_from and release.watch_from <= at
+        return str(State.WATCHING if watched else State.OPEN)
+    if _ended(release, at) or release.state not in _LET_OUT:
         return str(release.state)
-    if release.watch_from and release.watch_from <= at:
-        return str(State.WATCHING)
-    return str(State.OPEN)
+    guarded = release.served_from and release.served_from <= at
+    return str(State.GUARDING if guarded else State.PROMOTING)
 
 
 def _decided(release: Release, at: datetime) -> bool:
     return release.decided_at is not None and release.decided_at <= at
+
+
+def _taken_back(release: Release, at: datetime) -> bool:
+    return release.state is State.REVERTED and _ended(release, at)
+
+
+def _ended(release: Release, at: datetime) -> bool:
+    return release.ended_at is not None and release.ended_at <= at
 
 
 def _newest(releases: Sequence[Release]) -> Release | None:

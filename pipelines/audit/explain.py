@@ -139,7 +139,7 @@ def _version_json(origin: Origin) -> dict[str, Any]:
 def _release_json(release: Release, phase: str) -> dict[str, Any]:
     times = {
         name: moment and moment.isoformat()
-        for name in ("opened_at", "watch_from", "decided_at")
+        for name in ("opened_at", "watch_from", "decided_at", "served_from", "ended_at")
         for moment in [getattr(release, name)]
     }
     return asdict(release) | times | {"state_when_served": phase}

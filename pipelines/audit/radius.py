@@ -157,6 +157,7 @@ def _release_json(release: Release) -> dict[str, Any]:
         "opened_at": release.opened_at.isoformat(),
         "decided_at": release.decided_at and release.decided_at.isoformat(),
         "reason": release.reason,
+        "reverted_because": release.reverted_because,
     }
 
 

@@ -116,7 +116,7 @@ def look(books: Books, spool_dir: Path, prometheus: Prometheus, now: datetime) -
         oldest_waiting=None if trouble else oldest_waiting(books.engine, spool_dir),
         database_trouble=trouble,
         losses=() if trouble else tuple(books.receipts.lost_between(now - LOSSES_WITHIN, now)),
-        lost_of_late=_lost_of_late(prometheus),
+        lost_of_late=_lost_of_late(prometheus, now),
     )
 
 
@@ -168,10 +168,10 @@ def _first_unshipped(file: SpoolFile, start: int) -> datetime | None:
         return None  # shipped meanwhile, or half a line that is being written
 
 
-def _lost_of_late(prometheus: Prometheus) -> float:
+def _lost_of_late(prometheus: Prometheus, now: datetime) -> float:
     span = f"{COUNTED_OVER.total_seconds():.0f}s"
     try:
-        return prometheus.number(f"sum(increase(marquee_receipts_lost_total[{span}]))") or 0.0
+        return prometheus.number(f"sum(increase(marquee_receipts_lost_total[{span}]))", now) or 0.0
     except MeasurementError as error:
         log.warning("losses cannot be counted: %s", error)
         return 0.0

@@ -1,7 +1,7 @@
 """Versions and what becomes of them, on the shell."""
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -9,6 +9,9 @@ from rich.table import Table
 
 from pipelines.commands.shell import Exit, announce, log, print_json
 from pipelines.settings import Settings, read
+
+if TYPE_CHECKING:
+    from pipelines.release.world import World
 
 
 def versions(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -48,17 +51,27 @@ def release(
     _conclude(config, opened.release_id)
 
 
-def decide(
-    release_id: Annotated[int, typer.Argument(help="Number of the release; `status` lists them.")],
-    promote: Annotated[bool, typer.Option("--promote/--abort", help="What is to become of it.")],
-    who: Annotated[str, typer.Option(help="Who decides; kept in the ledger.")],
+def steer(
+    what: Annotated[Literal["approve", "extend", "abort"], typer.Argument(help="What is to become of it.")],
+    who: Annotated[str, typer.Option(help="Who wants it; kept in the ledger.")],
+    why: Annotated[str, typer.Option(help="Reason; kept in the ledger.")] = "",
+    hours: Annotated[float, typer.Option(min=0.0, help="extend: by how much.")] = 1.0,
+    release_id: Annotated[
+        int | None, typer.Option("--release", help="Number of the release; default: the one under way.")
+    ] = None,
 ) -> None:
-    """Decide a release that could not be measured."""
+    """Approve, extend or abort a release under way, whatever the judge has said so far."""
     from pipelines.release import steps
     from pipelines.release.world import world
 
-    step = steps.promote if promote else steps.abort
-    step(world(read()), release_id, announce=announce, decided_by=who)
+    config = read()
+    here = world(config)
+    release = steps.intervene(here, release_id, what, who=who, why=why, seconds=hours * 3_600)
+    typer.echo(f"release {release.release_id} of version {release.version} is {release.state}")
+    if release.run_url:
+        typer.echo(f"its run carries it out: {release.run_url}")
+    elif what != "extend":
+        _finish(here, release.release_id, config.look_every_s)
 
 
 def rollback(
@@ -97,18 +110,33 @@ def _conclude(config: Settings, release_id: int) -> None:
     try:
         log.info("%s", steps.preflight(here, release_id))
         steps.start_canary(here, release_id)
-        while not (judgement := steps.look(here, release_id)).final:
-            log.info("%s: %s", judgement.verdict, judgement.reason)
-            time.sleep(config.look_every_s)
-        log.info("%s: %s", judgement.verdict, judgement.reason)
+        _watch(here, release_id, config.look_every_s)
     finally:
         # Whatever happened, the candidate does not stay without a verdict.
-        what = steps.outcome(here, release_id)
-        if what == "abort":
-            steps.abort(here, release_id, announce=announce)
+        _finish(here, release_id, config.look_every_s)
+
+
+def _finish(world: "World", release_id: int, look_every_s: float) -> None:
+    """Carry out what was decided about a release; a promoted version is guarded from here, too."""
+    from pipelines.release import steps
+
+    what = steps.outcome(world, release_id)
     if what == "ask":
-        steps.ask(here, release_id, announce=announce)
+        steps.ask(world, release_id, announce=announce)
         raise typer.Exit(Exit.UNDECIDED)
     if what == "abort":
+        steps.abort(world, release_id, announce=announce)
         raise typer.Exit(Exit.REFUSED)
-    steps.promote(here, release_id, announce=announce)
+    steps.promote(world, release_id, announce=announce)
+    _watch(world, release_id, look_every_s)
+    if steps.settle(world, release_id, announce=announce) == "reverted":
+        raise typer.Exit(Exit.REFUSED)
+
+
+def _watch(world: "World", release_id: int, look_every_s: float) -> None:
+    from pipelines.release import steps
+
+    while not (judgement := steps.look(world, release_id, announce=announce)).final:
+        log.info("%s: %s", judgement.verdict, judgement.reason)
+        time.sleep(look_every_s)
+    log.info("%s: %s", judgement.verdict, judgement.reason)

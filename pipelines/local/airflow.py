@@ -48,6 +48,7 @@ def airflow_environment(config: Settings, home: Path) -> dict[str, str]:
         **_section("api_auth", {"jwt_secret": _drawn_once(home / "jwt.secret", _draw_secret)}),
         **_section("database", {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}?timeout={_BUSY_S}"}),
         **_section("scheduler", _SCHEDULER),
+        **_section("triggerer", _TRIGGERER),
         **_section("dag_processor", _DAG_PROCESSOR),
         **_section("workers", _WORKERS),
         **_section("logging", {**_LOGGING, "base_log_folder": str(home / "logs")}),
@@ -66,7 +67,8 @@ all programs start on a small machine: the API then answers 500 ("Database error
 _CORE = {
     "dags_folder": str(PROJECT_DIR / "dags"),
     "plugins_folder": str(PROJECT_DIR / "plugins"),
-    "executor": "LocalExecutor",
+    # The LocalExecutor, which one killed worker does not stop for good.
+    "executor": "marquee_airflow.executor.SturdyLocalExecutor",
     "load_examples": "False",
     # Each of them is a process of some 130 MB that waits for work.
     "parallelism": "4",
@@ -80,6 +82,12 @@ _SCHEDULER = {
     # After a crash: how soon running tasks that nobody holds any more are found and started again.
     "task_instance_heartbeat_timeout": "60",
     "orphaned_tasks_check_interval": "30",
+}
+_TRIGGERER = {
+    # After a crash: how soon the next triggerer takes over what the last one was waiting for. By default it
+    # is 30 s, which is two looks of a watch.
+    "triggerer_health_check_threshold": "8",
+    "job_heartbeat_sec": "2",
 }
 _DAG_PROCESSOR = {
     "refresh_interval": "30",

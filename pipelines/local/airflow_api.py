@@ -86,10 +86,18 @@ class AirflowApi:
             what,
         )
 
-    def respond(self, dag_id: str, run_id: str, task_id: str, option: str) -> None:
+    def respond(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        option: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+    ) -> None:
         """Answer a task that waits for a person, as the user this client is logged in as."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/-1/hitlDetails"
-        self._call("PATCH", path, {"chosen_options": [option], "params_input": {}})
+        self._call("PATCH", path, {"chosen_options": [option], "params_input": dict(params or {})})
 
     def log(self, dag_id: str, run_id: str, task_id: str, *, attempt: int = 1) -> str:
         """Return what the task wrote in one attempt: a line for each record, with the errors it carries."""

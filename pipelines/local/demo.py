@@ -1,8 +1,9 @@
 """The whole loop on one machine, live: a version is bootstrapped, viewers come, Airflow retrains and
 releases, and the terminal shows it.
 
-The demo changes nothing but the canary's window (twelve hours become a minute) and, by scenario, what is
-wrong with the world.
+The demo changes nothing but the canary's window (twelve hours become a minute, so that only coarse effects
+can be seen in it, and no guard follows) and, by scenario, what is wrong with the world. Every limit is the
+real one.
 """
 
 import logging
@@ -13,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,14 +29,21 @@ from pipelines.local.audience.history import history
 from pipelines.local.show import Show, View
 from pipelines.local.stack import TOOLS_DIR, Stack, answers, wait_for
 from pipelines.release import steps
+from pipelines.release.figures import Measurement
 from pipelines.release.ledger import Release
-from pipelines.release.measure import ArmFigures, measure
 from pipelines.release.plan import Plan
-from pipelines.release.steps import World
-from pipelines.release.world import world
-from pipelines.settings import PROJECT_DIR, EventSource, Settings, read
+from pipelines.release.world import World, world
+from pipelines.settings import PROJECT_DIR, EventSource, Fault, Settings, read
 
 WINDOW_S = 60.0
+_SEEN_IN_A_MINUTE = {
+    "look_every_s": 5.0,
+    "see_error_share": 0.5,
+    "see_slow_share": 0.5,
+    "see_below_more": 0.6,
+    "guard_s": 0.0,
+}
+"""What some 100 answers of a candidate can show. By default a watch must see errors rise from 1 % to 2 %."""
 _SEED = 1
 _VIEWERS_S = 30.0
 _READY_S = 180.0
@@ -73,7 +80,7 @@ SCENARIOS = {
             "slow",
             "a candidate that needs 700 ms for an answer; it shall be taken away",
             "aborted",
-            settings={"local_canary_app": "pipelines.local.slow:create_app_from_env()"},
+            settings={"local_canary_fault": Fault.SLOW},
         ),
         Scenario(
             "bad-rmse", "viewers rate by rolling dice; the gate shall refuse the model", "refused", "random"
@@ -121,6 +128,7 @@ def config_of(scenario: Scenario, *, kafka: bool) -> Settings:
     return read(
         var_dir=var_dir,
         canary_window_s=WINDOW_S,
+        **_SEEN_IN_A_MINUTE,
         slack_webhook_url=f"http://127.0.0.1:{base.slack_catcher_port}/services/T000/B000/demo",
         smtp_host="127.0.0.1",
         smtp_port=base.smtp_catcher_port,
@@ -255,8 +263,11 @@ class _Demo:
         if release is None:
             return View(tasks)
         looks = here.ledger.looks(release.release_id, limit=1)
-        verdict = f"{looks[0].verdict}: {looks[0].reason}" if looks else ""
-        return View(tasks, here.router.current(), *_arms(here, release), verdict)
+        if not looks:
+            return View(tasks, here.router.current())
+        seen = Measurement.from_row(looks[0].measurement)
+        verdict = f"{looks[0].verdict}: {looks[0].reason}"
+        return View(tasks, here.router.current(), seen.canary, seen.stable, verdict)
 
     def _tell(self, release: Release | None) -> bool:
         """Say how it ended and which alerts arrived; returns whether it ended as it must."""
@@ -295,15 +306,6 @@ def _candidate(here: World) -> Release | None:
 
 def _in_order(states: dict[str, str]) -> dict[str, str]:
     return {task: states[task] for task in _TASKS if task in states}
-
-
-def _arms(here: World, release: Release) -> tuple[ArmFigures | None, ArmFigures | None]:
-    """Return the figures of canary and stable since the watch began."""
-    if release.watch_from is None:
-        return None, None
-    elapsed_s = (datetime.now(UTC) - release.watch_from).total_seconds()
-    measurement = measure(here.prometheus, version=release.version, elapsed_s=max(elapsed_s, 1.0))
-    return measurement.canary, measurement.stable
 
 
 def _relative(path: Path) -> str:

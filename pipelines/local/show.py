@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.release.measure import ArmFigures
+from pipelines.release.figures import ArmFigures
 
 _LOOKS = {
     "success": ("✓", "green"),
@@ -106,5 +106,5 @@ def as_table(view: View) -> Table:
 
 
 def _figures(arm: ArmFigures) -> str:
-    mean = f"mean {arm.mean_ms:.1f} ms" if arm.good else "no mean yet"
-    return f"{arm.requests:.0f} requests, {mean}, {arm.error_share:.1%} failed"
+    mean = f"mean {arm.time.mean:.1f} ms" if arm.time.n else "no mean yet"
+    return f"{arm.answers:.0f} requests, {mean}, {arm.failed.share:.1%} failed"

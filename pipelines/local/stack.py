@@ -138,6 +138,7 @@ class Stack:
             "stable_1_port",
             "stable_2_port",
             "canary_port",
+            "shadow_port",
             "airflow_port",
             "prometheus_port",
             "receipts_port",

@@ -7,6 +7,7 @@ its join query runs as written.
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Float,
@@ -108,11 +109,15 @@ releases = Table(
     Column("state", String(16), nullable=False),
     Column("plan", JSON, nullable=False, comment="limits this release is judged by"),
     Column("requested_by", String(250), nullable=False),
+    Column("run_url", Text, nullable=True, comment="page of the run that carries it out"),
     Column("opened_at", _Time, nullable=False),
     Column("watch_from", _Time, nullable=True, comment="the candidate's own window begins"),
     Column("decided_at", _Time, nullable=True),
     Column("verdict", String(24), nullable=True),
     Column("reason", Text, nullable=True),
+    Column("served_from", _Time, nullable=True, comment="all viewers had it; its guard begins"),
+    Column("reverted_because", Text, nullable=True, comment="why the guard took it back"),
+    Column("ended_at", _Time, nullable=True, comment="nothing is left to be done for it"),
 )
 
 looks = Table(
@@ -124,5 +129,46 @@ looks = Table(
     Column("measurement", JSON, nullable=False),
     Column("verdict", String(24), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("readings", JSON(none_as_null=True), nullable=True, comment="each rule with value and limit"),
+    Column("progress", Float, nullable=True, comment="share of the answers needed for a verdict"),
+    Column("guard", Boolean, nullable=True, comment="after the promotion; null or false: at the canary"),
     Index("ix_looks_release", "release_id", "at"),
+)
+
+interventions = Table(
+    "interventions",
+    metadata,
+    Column("intervention_id", _RowId, primary_key=True, autoincrement=True),
+    Column("request", String(250), nullable=False, unique=True, comment="asked once, done once"),
+    Column("release_id", _RowId, ForeignKey("releases.release_id"), nullable=False),
+    Column("at", _Time, nullable=False),
+    Column("who", String(250), nullable=False),
+    Column("what", String(16), nullable=False, comment="approve, extend or abort"),
+    Column("why", Text, nullable=False),
+    Column("seconds", Float, nullable=False, comment="by how much the window was extended"),
+    Index("ix_interventions_release", "release_id", "at"),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("key", String(100), primary_key=True, comment="what was told: told once"),
+    Column("title", Text, nullable=False),
+    Column("sent_at", _Time, nullable=False),
+)
+
+drills = Table(
+    "drills",
+    metadata,
+    Column("drill_id", _RowId, primary_key=True, autoincrement=True),
+    Column("run", String(250), nullable=False, comment="the drill it belongs to"),
+    Column("fault", String(32), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("at", _Time, nullable=False),
+    Column("instrument", String(16), nullable=False, comment="what was tried: preflight or watch"),
+    Column("caught", Boolean, nullable=False, comment="whether it saw the fault"),
+    Column("verdict", String(24), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("after_s", Float, nullable=False, comment="from the first answer to the verdict"),
+    Column("answers", Integer, nullable=False, comment="answers of the candidate until then"),
 )

@@ -1,80 +1,174 @@
-"""Prometheus in, figures of both arms out: the one place that knows PromQL and seconds.
+"""Two instruments in, figures of both arms out: the one place that knows receipts, PromQL and seconds.
 
-The candidate is measured by its own series (arm and version) in its own window, never by an average over
-all versions or all time.
+The receipts say what is judged: each answer with its user, its time and its list. Prometheus has counted the
+same answers another way; it says whether the receipts can be believed, and whether the candidate is up.
+
+The candidate is measured by its own answers in its own window, never by an average over all versions or all
+time.
 """
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any, Self
 
 import httpx
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sqlalchemy import Engine, Integer, String, case, cast, func, select, type_coerce
 
 from pipelines.errors import MeasurementError
+from pipelines.records.database import naive_utc
+from pipelines.records.tables import reccom
+from pipelines.release.figures import (
+    BLOCK_S,
+    ArmFigures,
+    Clusters,
+    Count,
+    Doubles,
+    Mean,
+    Measurement,
+    Quantiles,
+    Scraped,
+    Users,
+)
 
+SETTLED_S = 6.0
+"""Answers younger than this are left to the next look. The recorder ships every second and Prometheus scrapes
+every 5: by then both have seen them, so that both speak of the same answers."""
 UP_WINDOW_S = 30.0
+LIST_LENGTH = 20
+"""Movies that a viewer is to get."""
+
+_CANARY = "canary"
+_PERSONAL = "personal"
+_GOOD = 200
 _TIMEOUT_S = 10.0
+_LOOK_BACK_S = 300.0
+"""So far before the window a counter is looked for; one without a sample there began at zero."""
 _METRIC = "flask_http_request_duration_seconds"
 _ROUTE = 'path=~"/recommend/.*"'
+_PORTION = 5_000
+
+_KINDS: tuple[npt.DTypeLike, ...] = (
+    "datetime64[us]",
+    object,
+    np.int64,
+    np.bool_,
+    np.float64,
+    np.int64,
+    np.bool_,
+    np.int64,
+)
+
+Flags = npt.NDArray[np.bool_]
+Whole = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class ArmFigures:
-    """What one arm did in the window; counts are Prometheus increases and may have fractions."""
+class Watched:
+    """What is looked at: a candidate beside the stable version, or a promoted version under guard."""
 
-    requests: float
-    good: float
-    """Answers with status 200."""
-    good_ms: float
-    """Response times of the good answers, added up."""
-
-    @property
-    def mean_ms(self) -> float:
-        """Mean response time of the good answers; NaN without any."""
-        return self.good_ms / self.good if self.good > 0 else math.nan
-
-    @property
-    def error_share(self) -> float:
-        """Share of the answers that failed, 0 to 1."""
-        # Increases are extrapolated: the good ones may come out above all of them by a hair.
-        return max(0.0, self.requests - self.good) / self.requests if self.requests > 0 else 0.0
+    version: int
+    previous: int | None
+    """The version that it is compared with."""
+    since: datetime
+    """When its viewers had it; aware."""
+    guard_s: float = 0.0
+    """0: a canary. Else all viewers have the version, and it is compared with this long before ``since``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    """One look at the candidate and at the stable replicas beside it."""
+class Answers:
+    """Receipts as columns, one entry an answer."""
 
-    elapsed_s: float
-    """Time since the window began."""
-    canary: ArmFigures | None
-    """None: the instrument did not answer, see ``trouble``."""
-    stable: ArmFigures | None
-    canary_up: bool
-    """Whether any scrape of the candidate succeeded in the last ``up_window_s``."""
-    up_window_s: float = UP_WINDOW_S
-    trouble: str = ""
+    at_s: Doubles
+    """Seconds since 1970."""
+    user: Whole
+    """A number for each user, the same within one reading."""
+    version: Whole
+    canary: Flags
+    """Given on the arm of the canary."""
+    latency_ms: Doubles
+    status: Whole
+    below: Flags
+    """From a rung below the personal one."""
+    listed: Whole
+    """Movies in the list."""
 
-    def as_row(self) -> dict[str, Any]:
-        """Return what the ledger keeps."""
-        return asdict(self)
+    def __len__(self) -> int:
+        return len(self.at_s)
+
+    @property
+    def block(self) -> Whole:
+        """Number of the block of time; a slow minute is slow for everybody."""
+        numbers: Whole = np.unique(self.at_s // BLOCK_S, return_inverse=True)[1]
+        return numbers
+
+    def where(self, wanted: Flags) -> Self:
+        """Return the answers that are ``wanted``."""
+        return type(self)(*(getattr(self, field.name)[wanted] for field in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Samples of one counter."""
+
+    labels: dict[str, str]
+    times_s: Doubles
+    """Seconds since 1970."""
+    values: Doubles
+
+    def gained(self, since: datetime, until: datetime) -> float:
+        """Return what was counted in between; where there is no sample, a straight line stands for it.
+
+        A counter that falls was begun anew at zero, by a replica that restarted. What the replica counted
+        after its last scrape is lost.
+        """
+        rises = np.diff(self.values, prepend=0.0)
+        counted = np.cumsum(np.where(rises < 0, self.values, rises))
+        ends = [since.timestamp(), until.timestamp()]
+        before, after = np.interp(ends, self.times_s, counted, left=0.0)
+        return max(0.0, float(after - before))
 
 
 class Prometheus:
-    """Asks one Prometheus server for single numbers."""
+    """Asks one Prometheus server."""
 
     def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None) -> None:
         self._url = url
         self._transport = transport
 
-    def number(self, query: str) -> float | None:
-        """Return the value of ``query``; None when it has none (NaN is no value).
+    def number(self, query: str, at: datetime) -> float | None:
+        """Return the value of ``query`` at a moment; None when it has none (NaN is no value).
 
         Raises:
             MeasurementError: the server does not answer, refuses the query, or returns several series.
         """
+        series = self._ask(query, at)
+        if len(series) > 1:
+            raise MeasurementError(f"Prometheus returned {len(series)} series for {query!r}, one was wanted")
+        value = float(series[0]["value"][1]) if series else math.nan
+        return None if math.isnan(value) else value
+
+    def samples(self, query: str, at: datetime) -> list[Series]:
+        """Return the samples of every series of a range selector that ends at a moment.
+
+        Raises:
+            MeasurementError: the server does not answer or refuses the query.
+        """
+        return [
+            Series(one["metric"], *np.array(one["values"], dtype=np.float64).T)
+            for one in self._ask(query, at)
+        ]
+
+    def _ask(self, query: str, at: datetime) -> list[dict[str, Any]]:
+        asked: dict[str, str | float] = {"query": query, "time": at.timestamp()}
         try:
             with httpx.Client(base_url=self._url, timeout=_TIMEOUT_S, transport=self._transport) as client:
-                response = client.get("/api/v1/query", params={"query": query})
+                response = client.get("/api/v1/query", params=asked)
             body = response.json()
         except (httpx.HTTPError, ValueError) as error:
             raise MeasurementError(
@@ -85,43 +179,190 @@ class Prometheus:
             raise MeasurementError(
                 f"Prometheus at {self._url} refused {query!r}: {body.get('error', response.text)}"
             )
-        series = body["data"]["result"]
-        if len(series) > 1:
-            raise MeasurementError(f"Prometheus returned {len(series)} series for {query!r}, one was wanted")
-        value = float(series[0]["value"][1]) if series else math.nan
-        return None if math.isnan(value) else value
+        series: list[dict[str, Any]] = body["data"]["result"]
+        return series
 
 
-def measure(prometheus: Prometheus, *, version: int, elapsed_s: float) -> Measurement:
-    """Measure both arms over the last ``elapsed_s``; a silent instrument is reported, not raised."""
+def measure(records: Engine, prometheus: Prometheus, *, watched: Watched, now: datetime) -> Measurement:
+    """Measure by both instruments, up to `SETTLED_S` before ``now``; Prometheus may be silent."""
+    until = now - timedelta(seconds=SETTLED_S)
+    answers = read_answers(records, since=watched.since, until=until, split=not watched.guard_s)
+    if watched.guard_s:
+        begin = watched.since - timedelta(seconds=watched.guard_s)
+        before = read_answers(records, since=begin, until=watched.since)
+        canary, stable = answers, before.where(before.version == watched.previous)
+        users = Users(canary=_distinct(answers.user), total=_distinct(answers.user), mixed=0)
+    else:
+        canary, stable = answers.where(answers.canary), answers.where(~answers.canary)
+        users = users_of(answers)
+    scraped, trouble = None, ""
     try:
-        up = _canary_up(prometheus)
-        return Measurement(
-            elapsed_s=elapsed_s,
-            canary=_arm(prometheus, f'arm="canary",version="{version}"', elapsed_s),
-            stable=_arm(prometheus, 'arm="stable"', elapsed_s),
-            # A candidate that has not lived as long as the look back cannot have been down for it.
-            canary_up=up or elapsed_s < UP_WINDOW_S,
-        )
+        scraped = scrape(prometheus, watched=watched, until=until, now=now)
     except MeasurementError as error:
-        return Measurement(elapsed_s=elapsed_s, canary=None, stable=None, canary_up=False, trouble=str(error))
-
-
-def _canary_up(prometheus: Prometheus) -> bool:
-    up = prometheus.number(f'max(max_over_time(up{{job="replicas",arm="canary"}}[{UP_WINDOW_S:.0f}s]))')
-    if up is None:
-        # A target that does not answer is scraped as 0; none at all is the instrument's fault.
-        raise MeasurementError("Prometheus has not tried to scrape the canary; see its page /targets")
-    return up > 0
-
-
-def _arm(prometheus: Prometheus, labels: str, window_s: float) -> ArmFigures:
-    def increase(what: str, more: str = "") -> float:
-        series = f"{_METRIC}_{what}{{{_ROUTE},{labels}{more}}}[{max(1, math.ceil(window_s))}s]"
-        return prometheus.number(f"sum(increase({series}))") or 0.0
-
-    return ArmFigures(
-        requests=increase("count"),
-        good=increase("count", ',status="200"'),
-        good_ms=1_000.0 * increase("sum", ',status="200"'),
+        trouble = str(error)
+    return Measurement(
+        elapsed_s=(now - watched.since).total_seconds(),
+        canary=figures_of(canary, version=watched.version),
+        stable=figures_of(stable, version=watched.previous),
+        users=users,
+        scraped=scraped,
+        trouble=trouble,
     )
+
+
+def read_answers(records: Engine, *, since: datetime, until: datetime, split: bool = False) -> Answers:
+    """Read the receipts from ``since`` until before ``until``; those asked past NGINX are left out.
+
+    ``split``: only those that were asked while NGINX gave a share of the users to a candidate. After a change
+    it still answers for seconds by the split of before, on connections that were open.
+    """
+    column = reccom.c
+    commas = func.length(column.movie_ids) - func.length(func.replace(column.movie_ids, ",", ""))
+    query = select(
+        # As text, which numpy reads by the thousand; a datetime each would cost as much as all the rest.
+        cast(column.served_at, String),
+        column.user_id,
+        column.version_number,
+        type_coerce(column.arm == _CANARY, Integer),
+        column.latency_ms,
+        column.status,
+        type_coerce(column.source != _PERSONAL, Integer),
+        case((column.movie_ids == "", 0), else_=commas + 1),
+    ).where(
+        column.served_at >= naive_utc(since),
+        column.served_at < naive_utc(until),
+        column.canary_percent >= int(split),
+    )
+    with records.connect() as connection:
+        found = connection.execution_options(stream_results=True).execute(query)
+        return _as_columns(found.partitions(_PORTION))
+
+
+def answers_of(receipts: Iterable[Mapping[str, Any]]) -> Answers:
+    """Return rows of ``reccom``, as `pipelines.records.lines.parse` gives them, as columns."""
+    rows = [
+        (
+            row["served_at"],
+            row["user_id"],
+            row["version_number"],
+            row["arm"] == _CANARY,
+            row["latency_ms"],
+            row["status"],
+            row["source"] != _PERSONAL,
+            len(row["movie_ids"].split(",")) if row["movie_ids"] else 0,
+        )
+        for row in receipts
+    ]
+    return _as_columns([rows])
+
+
+def figures_of(answers: Answers, *, version: int | None) -> ArmFigures:
+    """Return what an arm did that should have answered with ``version``."""
+    good = answers.where(answers.status == _GOOD)
+    quantiles = Quantiles.of(good.latency_ms)
+    return ArmFigures(
+        users=_distinct(answers.user),
+        answers=len(answers),
+        failed=_count(answers.status != _GOOD, answers),
+        below=_count(good.below, good),
+        short=_count(good.listed < LIST_LENGTH, good),
+        slower_p95=_count(good.latency_ms > quantiles.at(0.95, "lower"), good),
+        slower_p99=_count(good.latency_ms > quantiles.at(0.99, "lower"), good),
+        time=Mean(
+            n=len(good),
+            total=float(good.latency_ms.sum()),
+            squares=float(good.latency_ms @ good.latency_ms),
+            users=_clusters(good.latency_ms, good.user),
+            blocks=_clusters(good.latency_ms, good.block),
+        ),
+        quantiles=quantiles,
+        wrong_version=int(np.count_nonzero(answers.version != version)),
+    )
+
+
+def users_of(answers: Answers) -> Users:
+    """Count the users of both arms; mixed are those whom the canary answered, but stable more often.
+
+    A split that holds nobody makes nearly everybody mixed. Who met stable because the canary was restarting,
+    or had failed to answer, comes back to the canary and is not.
+    """
+    asked = np.bincount(answers.user)
+    on_canary = np.bincount(answers.user, weights=answers.canary)
+    met = on_canary > 0
+    return Users(
+        canary=int(np.count_nonzero(met)),
+        total=int(np.count_nonzero(asked)),
+        mixed=int(np.count_nonzero(met & (on_canary < asked / 2))),
+    )
+
+
+def scrape(prometheus: Prometheus, *, watched: Watched, until: datetime, now: datetime) -> Scraped:
+    """Return what Prometheus counted of ``watched`` until ``until``; ``up`` is of ``now``.
+
+    Raises:
+        MeasurementError: it does not answer, or has not tried to scrape the replica.
+    """
+    arm = "stable" if watched.guard_s else _CANARY
+    lived_s = max(0.0, (now - watched.since).total_seconds())
+    # Who has not lived as long as the look back cannot have been down for it.
+    up = not _is_down(prometheus, arm, now) or lived_s < UP_WINDOW_S
+    labels = f'version="{watched.version}"' + ("" if watched.guard_s else f',arm="{arm}"')
+    # Samples, not `increase`: that guesses what a counter did before its first sample and after its last.
+    query = f'{{__name__=~"{_METRIC}_(count|sum)",{_ROUTE},{labels}}}[{math.ceil(lived_s + _LOOK_BACK_S)}s]'
+    answers = good = good_s = 0.0
+    for series in prometheus.samples(query, now):
+        gained = series.gained(watched.since, until)
+        is_good = series.labels["status"] == str(_GOOD)
+        if series.labels["__name__"].endswith("_count"):
+            answers += gained
+            good += gained * is_good
+        else:
+            good_s += gained * is_good
+    return Scraped(answers=answers, good=good, mean_ms=1_000 * good_s / good if good else math.nan, up=up)
+
+
+def _is_down(prometheus: Prometheus, arm: str, now: datetime) -> bool:
+    """Whether no replica of the arm answered a scrape in `UP_WINDOW_S`, tried for half of it at least."""
+    scrapes = prometheus.samples(f'up{{job="replicas",arm="{arm}"}}[{UP_WINDOW_S:.0f}s]', now)
+    if not scrapes:
+        # A target that does not answer is scraped as 0; none at all is the instrument's fault.
+        raise MeasurementError(f"Prometheus has not tried to scrape the {arm} replica; see its page /targets")
+    # A machine that was off comes up in its own order: Prometheus may be there before the replica.
+    tried_s = max(float(np.ptp(target.times_s)) for target in scrapes)
+    return tried_s >= UP_WINDOW_S / 2 and not any(target.values.any() for target in scrapes)
+
+
+def _as_columns(portions: Iterable[Sequence[Sequence[Any]]]) -> Answers:
+    """Turn rows (time, user, version, on the canary, ms, status, below, listed) into columns."""
+    parts: list[list[npt.NDArray[Any]]] = [[np.empty(0, kind) for kind in _KINDS]]
+    for portion in filter(None, portions):
+        columns = zip(*portion, strict=True)
+        parts.append([np.array(column, kind) for column, kind in zip(columns, _KINDS, strict=True)])
+    at, user, version, canary, latency_ms, status, below, listed = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
+    return Answers(
+        at_s=at.astype(np.int64) / 1e6,
+        user=pd.factorize(user)[0],
+        version=version,
+        canary=canary,
+        latency_ms=latency_ms,
+        status=status,
+        below=below,
+        listed=listed,
+    )
+
+
+def _count(marked: Flags, of: Answers) -> Count:
+    k = int(np.count_nonzero(marked))
+    return Count(k, len(of), users=_clusters(marked, of.user), blocks=_clusters(marked, of.block))
+
+
+def _clusters(x: npt.NDArray[Any], cluster: Whole) -> Clusters:
+    n = np.bincount(cluster).astype(np.float64)
+    sums = np.bincount(cluster, weights=x)
+    return Clusters(xx=float(sums @ sums), xn=float(sums @ n), nn=float(n @ n))
+
+
+def _distinct(values: Whole) -> int:
+    return len(np.unique(values))

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,10 +23,12 @@ import httpx
 from pipelines.errors import RouterError
 from pipelines.settings import PROJECT_DIR
 
-TEMPLATE = PROJECT_DIR / "docker" / "nginx" / "nginx.conf.template"
+_TEMPLATES = PROJECT_DIR / "docker" / "nginx"
 _KEEPS_IDLE = (1, 27, 4)
 """First version of NGINX that can leave idle connections open when it reloads."""
 _TAKE_EFFECT_S = 10.0
+MOST_WAITING = 8
+"""Copies that each of NGINX's two workers lets wait for the shadow; a slower one is not sent more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Split:
     """Address of the candidate, or after a promotion of the extra replica; None: there is none."""
     canary_percent: int = 0
     """Share of the users, in percent; 0: the canary only covers for the others."""
+    shadow: str | None = None
+    """Address that gets a copy of what viewers ask, and answers nobody; None: there is none."""
 
 
 class Router(Protocol):
@@ -52,7 +57,31 @@ class Router(Protocol):
 
 def fingerprint(split: Split) -> str:
     """Return a short text that names ``split``; NGINX answers it on ``/split`` to this machine only."""
-    return f"canary={split.canary or 'none'} percent={split.canary_percent} stable={','.join(split.stable)}"
+    shadow = f" shadow={split.shadow}" if split.shadow else ""
+    return (
+        f"canary={split.canary or 'none'} percent={split.canary_percent} "
+        f"stable={','.join(split.stable)}{shadow}"
+    )
+
+
+def split_of(text: str) -> Split:
+    """Return the split that a `fingerprint` names.
+
+    Raises:
+        RouterError: it names none, as when NGINX does not answer.
+    """
+    named = dict(part.split("=", 1) for part in text.split() if "=" in part)
+    try:
+        return Split(
+            stable=tuple(named["stable"].split(",")),
+            canary=None if named["canary"] == "none" else named["canary"],
+            canary_percent=int(named["percent"]),
+            shadow=named.get("shadow"),
+        )
+    except (KeyError, ValueError):
+        raise RouterError(
+            f"NGINX says {text!r} of its split, canary, percent and stable were wanted; is the stack up?"
+        ) from None
 
 
 def render(split: Split, *, listen: str, nginx_dir: Path, version: tuple[int, ...] = (1, 27, 4)) -> str:
@@ -71,17 +100,25 @@ def render(split: Split, *, listen: str, nginx_dir: Path, version: tuple[int, ..
     stable_lines = [*_servers(split.stable), *_servers(canary, backup=not shared)]
     canary_lines = [*_servers(canary), *_servers(split.stable, backup=bool(canary))]
     share = f"{split.canary_percent}% canary;\n        " if split.canary_percent else ""
-    return Template(TEMPLATE.read_text()).substitute(
-        nginx_dir=nginx_dir,
-        listen=listen,
-        share=share,
-        stable_servers="\n        ".join(stable_lines),
-        canary_servers="\n        ".join(canary_lines),
-        canary_percent=split.canary_percent,
-        fingerprint=fingerprint(split),
+    values = {
+        "nginx_dir": nginx_dir,
+        "listen": listen,
+        "share": share,
+        "stable_servers": "\n        ".join(stable_lines),
+        "canary_servers": "\n        ".join(canary_lines),
+        "canary_percent": split.canary_percent,
+        "fingerprint": fingerprint(split),
         # Without it a reload closes idle connections at once, some under a request that is on its way.
-        keep_idle="keepalive_min_timeout 20s;" if version >= _KEEPS_IDLE else "",
-    )
+        "keep_idle": "keepalive_min_timeout 20s;" if version >= _KEEPS_IDLE else "",
+        "shadow": split.shadow,
+        "most_waiting": MOST_WAITING,
+    }
+    parts = {part: _fill(part, values) if split.shadow else "" for part in ("mirror", "shadow")}
+    return _fill("nginx", values | parts)
+
+
+def _fill(name: str, values: Mapping[str, object]) -> str:
+    return Template((_TEMPLATES / f"{name}.conf.template").read_text()).substitute(values)
 
 
 def _servers(addresses: tuple[str, ...] | list[str], *, backup: bool = False) -> list[str]:

@@ -1,58 +1,58 @@
 """Make the world match the ledger. Every step may be killed at any point and run again.
 
 A decision is written into the ledger before it is carried out. A step looks at what is there, does what
-is missing and returns; done twice it changes nothing.
+is missing and returns; done twice it changes nothing, and what people were told once they are not told again.
 """
 
 import logging
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Literal
-
-from filelock import FileLock
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from uuid import uuid4
 
 from pipelines import alerts
 from pipelines.alerts import Alert, Announce
-from pipelines.errors import Refused, ReleaseError
-from pipelines.model.registry import Registry
-from pipelines.release.fleet import CANARY_REPLICA, STABLE_REPLICAS, Fleet
+from pipelines.errors import NothingNew, Refused, ReleaseError
+from pipelines.records.database import naive_utc
+from pipelines.release.fleet import CANARY_REPLICA, STABLE_REPLICAS
 from pipelines.release.judge import Judgement, Verdict, judge
-from pipelines.release.ledger import Ledger, Release, State
-from pipelines.release.measure import Prometheus, measure
+from pipelines.release.ledger import Action, Intervention, Release, State
+from pipelines.release.measure import Watched, measure
 from pipelines.release.plan import Plan
-from pipelines.release.preflight import check
-from pipelines.release.router import Router, Split
+from pipelines.release.preflight import preflight as try_out
+from pipelines.release.router import Split
+from pipelines.release.world import World
+from pipelines.settings import OnDeadline
 
 log = logging.getLogger(__name__)
 
 BY_HAND = "by hand"
-_LOCK_TIMEOUT_S = 600
+_LET_OUT = {State.GUARDING, State.PROMOTED, State.REVERTING, State.REVERTED}
+"""All viewers have the version, or had it."""
+_AT_DEADLINE = {
+    OnDeadline.ASK: State.ASKING,
+    OnDeadline.ABORT: State.ABORTING,
+    OnDeadline.PROMOTE: State.PROMOTING,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class World:
-    """Everything a release touches."""
-
-    ledger: Ledger
-    fleet: Fleet
-    router: Router
-    registry: Registry
-    prometheus: Prometheus
-    models_dir: Path
-    look_here: str
-    """Where a person finds the release, for alerts."""
-
-    def converging(self) -> FileLock:
-        """Return the lock that keeps two steps from moving the same replicas at once."""
-        self.models_dir.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.models_dir / ".release.lock", timeout=_LOCK_TIMEOUT_S)
-
-
-def open_release(world: World, *, version: int | None, plan: Plan, requested_by: str) -> Release:
+def open_release(
+    world: World,
+    *,
+    version: int | None,
+    plan: Plan,
+    requested_by: str,
+    run_url: str = "",
+    automatic: bool = False,
+) -> Release:
     """Open the release of ``version`` (None: the newest), or return the one that is under way.
 
+    ``automatic``: nobody asked for this very version, it has come by itself. Then the newest is released and
+    what else has been waiting is marked as superseded.
+
     Raises:
+        NothingNew: ``automatic``, and the newest version had its release already.
         ReleaseError: there is no such version, it serves already, or another release is under way.
     """
     known = [info.number for info in world.registry.versions()]
@@ -60,14 +60,20 @@ def open_release(world: World, *, version: int | None, plan: Plan, requested_by:
         raise ReleaseError(
             "the registry holds no version yet; run the DAG `retrain` (python -m pipelines retrain) first"
         )
-    wanted = version or max(known)
+    wanted = max(known) if automatic else version or max(known)
     if wanted not in known:
         raise ReleaseError(f"version {wanted} is not in the registry; it holds {_span(known)}")
     with world.converging():
-        stable = world.ledger.stable()
-        if wanted == stable and not world.ledger.under_way():
+        current, stable = world.ledger.under_way(), world.ledger.stable()
+        if automatic and current and current.requested_by == requested_by:
+            return current
+        if automatic and not current:
+            _pass_over(world, known, plan=plan, requested_by=requested_by)
+        if wanted == stable and not current:
             raise ReleaseError(f"version {wanted} is the one that serves already; nothing is to be released")
-        return world.ledger.open(wanted, previous=stable, plan=plan, requested_by=requested_by)
+        return world.ledger.open(
+            wanted, previous=stable, plan=plan, requested_by=requested_by, run_url=run_url
+        )
 
 
 def preflight(world: World, release_id: int) -> str:
@@ -77,12 +83,12 @@ def preflight(world: World, release_id: int) -> str:
         Refused: the candidate cannot be read or answers badly.
     """
     release = world.ledger.get(release_id)
-    model_dir = world.registry.export(release.version, world.models_dir)
-    trouble = check(model_dir, release.version)
+    world.registry.export(release.version, world.models_dir)
+    trouble, told = try_out(world, release)
     if trouble:
         world.ledger.decide(release_id, State.ABORTING, verdict="preflight failed", reason=trouble)
         raise Refused(f"version {release.version} failed its preflight: {trouble}")
-    return f"version {release.version} answers known users and strangers"
+    return told
 
 
 def start_canary(world: World, release_id: int) -> None:
@@ -101,32 +107,40 @@ def start_canary(world: World, release_id: int) -> None:
             # The extra replica of the last release may still take viewers: it leaves the split first.
             world.router.apply(Split(_stable_addresses(world)))
         world.fleet.deploy(CANARY_REPLICA, release.version, arm="canary")
-        canary = world.fleet.address(CANARY_REPLICA)
-        world.router.apply(Split(_stable_addresses(world), canary, release.plan.canary_percent))
+        world.router.apply(_shared(world, release))
         world.ledger.begin_watch(release_id)
 
 
-def look(world: World, release_id: int, *, now: datetime | None = None) -> Judgement:
-    """Measure and judge once; a final verdict is written down as the decision."""
+def look(
+    world: World, release_id: int, *, announce: Announce | None = None, now: datetime | None = None
+) -> Judgement:
+    """Measure and judge once: the candidate or, once it serves, what was promoted.
+
+    A final verdict is written down as the decision, but for a guard that has nothing against the version:
+    `settle` ends that one. ``announce`` is told when the instruments have been broken for a while.
+    """
+    now = now or datetime.now(UTC)
     release = world.ledger.get(release_id)
+    if release.state is State.GUARDING and release.served_from:
+        return _look_after(world, release, release.served_from, now)
     if release.state is not State.WATCHING or release.watch_from is None:
         return _already_decided(release)
-    elapsed_s = ((now or datetime.now(UTC)) - release.watch_from).total_seconds()
-    measurement = measure(world.prometheus, version=release.version, elapsed_s=elapsed_s)
-    judgement = judge(release.plan, measurement)
+    plan = _extended(world, release, release.plan, since=release.watch_from)
+    watched = Watched(release.version, release.previous, since=release.watch_from)
+    measurement = measure(world.records, world.prometheus, watched=watched, now=now)
+    judgement = judge(plan, measurement)
     world.ledger.add_look(release_id, measurement, judgement)
     if judgement.final:
-        state = {Verdict.PASS: State.PROMOTING, Verdict.FAIL: State.ABORTING}.get(
-            judgement.verdict, State.ASKING
-        )
-        world.ledger.decide(release_id, state, verdict=judgement.verdict, reason=judgement.reason)
+        return _decide(world, release, judgement)
+    if announce and judgement.verdict is Verdict.INSTRUMENT_BROKEN:
+        _tell_of_broken_instrument(world, release, now, announce)
     return judgement
 
 
 def outcome(world: World, release_id: int) -> Literal["promote", "abort", "ask"]:
     """Return what is to be done; a release that something broke off without a verdict is aborted."""
     state = world.ledger.get(release_id).state
-    if state in (State.PROMOTING, State.PROMOTED):
+    if state in (State.PROMOTING, *_LET_OUT):
         return "promote"
     return "ask" if state is State.ASKING else "abort"
 
@@ -134,74 +148,268 @@ def outcome(world: World, release_id: int) -> Literal["promote", "abort", "ask"]
 def ask(world: World, release_id: int, *, announce: Announce) -> None:
     """Tell people that nothing could be measured and that they have to decide."""
     release = world.ledger.get(release_id)
-    announce(alerts.asked(release.version, release.reason or "", world.look_here))
+    alert = alerts.asked(release_id, release.version, release.reason or "", _page(world, release))
+    _tell(world, alert, announce)
 
 
-def promote(world: World, release_id: int, *, announce: Announce, decided_by: str = "") -> None:
-    """Move the stable replicas to the version one at a time; the canary stays as extra capacity."""
+def promote(
+    world: World, release_id: int, *, announce: Announce, decided_by: str = "", why: str = ""
+) -> None:
+    """Move the stable replicas to the version one at a time; the canary stays as extra capacity.
+
+    Ends with the guard's beginning, or with the release when there is no guard or nothing to go back to.
+    """
     with world.converging():
         release = world.ledger.get(release_id)
-        if release.state is State.PROMOTED:
+        if release.state in _LET_OUT - {State.GUARDING}:
             return
-        if release.state is not State.PROMOTING:
-            reason = f"approved by {decided_by or 'a person'}; {release.reason or 'not measured'}"
+        if release.state not in (State.PROMOTING, State.GUARDING):
+            reason = _approved(decided_by, why, release.reason)
             release = world.ledger.decide(release_id, State.PROMOTING, verdict=BY_HAND, reason=reason)
-        _serve(world, release.version)
-        alert = alerts.promoted(release.version, release.previous, release.reason or "", world.look_here)
-        _end(world, release, State.PROMOTED, alert, announce)
+        if release.state is State.PROMOTING:
+            _serve(world, release.version)
+            if release.plan.guard_s and release.previous not in (None, release.version):
+                release = world.ledger.begin_guard(release_id)
+        alert = alerts.promoted(
+            release_id, release.version, release.previous, release.reason or "", _page(world, release)
+        )
+        _publish(world, release, State.PROMOTED, "promoted", alert, announce)
+        if release.state is State.PROMOTING:
+            world.ledger.end(release_id, State.PROMOTED)
 
 
-def abort(world: World, release_id: int, *, announce: Announce, decided_by: str = "") -> None:
+def settle(world: World, release_id: int, *, announce: Announce) -> Literal["promoted", "reverted"]:
+    """End a guard: what it had nothing against stays, what it judged bad gives way to the version before.
+
+    Raises:
+        ReleaseError: the release was never promoted.
+    """
+    with world.converging():
+        release = world.ledger.get(release_id)
+        if release.state is State.GUARDING:
+            looks = world.ledger.looks(release_id, limit=1)
+            if not looks or looks[0].verdict != Verdict.PASS:
+                reason = looks[0].reason if looks else "nobody looked"
+                alert = alerts.not_guarded(release_id, release.version, reason, _page(world, release))
+                _tell(world, alert, announce)
+            release = world.ledger.end(release_id, State.PROMOTED)
+        if release.state is State.REVERTING:
+            assert release.previous is not None
+            world.registry.export(release.previous, world.models_dir)
+            _serve(world, release.previous)
+            reason = release.reverted_because or ""
+            alert = alerts.reverted(
+                release_id, release.version, release.previous, reason, _page(world, release)
+            )
+            _publish(world, release, State.REVERTED, f"reverted: {reason}", alert, announce)
+            release = world.ledger.end(release_id, State.REVERTED)
+        if release.state not in (State.PROMOTED, State.REVERTED):
+            raise ReleaseError(f"release {release_id} is {release.state}; only a promoted version is guarded")
+        return "promoted" if release.state is State.PROMOTED else "reverted"
+
+
+def abort(world: World, release_id: int, *, announce: Announce, decided_by: str = "", why: str = "") -> None:
     """Take the candidate away; all viewers meet the stable version again."""
     with world.converging():
         release = world.ledger.get(release_id)
         if release.state is State.ABORTED:
             return
         if release.state is not State.ABORTING:
-            verdict, reason = _why_aborted(decided_by)
+            verdict, reason = _why_aborted(decided_by, why)
             release = world.ledger.decide(release_id, State.ABORTING, verdict=verdict, reason=reason)
         world.router.apply(Split(_stable_addresses(world)))
         world.fleet.remove(CANARY_REPLICA)
-        alert = alerts.aborted(release.version, world.ledger.stable(), release.reason or "", world.look_here)
-        _end(world, release, State.ABORTED, alert, announce)
+        reason = release.reason or ""
+        alert = alerts.aborted(
+            release_id, release.version, world.ledger.stable(), reason, _page(world, release)
+        )
+        _publish(world, release, State.ABORTED, f"aborted: {reason}", alert, announce)
+        world.ledger.end(release_id, State.ABORTED)
+
+
+def intervene(
+    world: World,
+    release_id: int | None,
+    what: Literal["approve", "extend", "abort"],
+    *,
+    who: str,
+    why: str,
+    seconds: float = 0.0,
+    request: str = "",
+) -> Release:
+    """Write down what a person wants of a release (None: of the one under way), and let it be so.
+
+    The next look at it sees that and ends the watch, or goes on for ``seconds`` more. The same ``request``
+    a second time changes nothing.
+
+    Raises:
+        ReleaseError: no release is under way, or it is past what is wanted.
+    """
+    current = world.ledger.get(release_id) if release_id else world.ledger.under_way()
+    if current is None:
+        raise ReleaseError("no release is under way; `python -m pipelines status` lists those there were")
+    action, now = Action(what), datetime.now(UTC)
+    state, values = _leads_to(current, action, who=who, why=why, now=now)
+    by_person = Intervention(now, who, action, why, seconds if action is Action.EXTEND else 0.0)
+    return world.ledger.intervene(
+        current.release_id, by_person, request=request or uuid4().hex, state=state, **values
+    )
 
 
 def rollback(
-    world: World, version: int, *, plan: Plan, why: str, requested_by: str, announce: Announce
+    world: World,
+    version: int,
+    *,
+    plan: Plan,
+    why: str,
+    requested_by: str,
+    announce: Announce,
+    run_url: str = "",
 ) -> None:
     """Put a registered version back for all viewers at once; a release under way is broken off first.
 
-    Raises:
-        ReleaseError: a promotion is being carried out right now.
+    A promotion that is being carried out is waited for; one whose process died or failed is taken back.
     """
     world.registry.export(version, world.models_dir)
-    _break_off(
-        world, f"rolled back to version {version} by {requested_by}: {why or 'no reason given'}", announce
-    )
+    why = why or "no reason given"
+    current = world.ledger.under_way()
+    if current and (current.version, current.requested_by) != (version, requested_by):
+        reason = f"rolled back to version {version} by {requested_by}: {why}"
+        _break_off(world, current, version, reason, announce)
+        current = None
     with world.converging():
         previous = world.ledger.stable()
-        release = world.ledger.open(version, previous=previous, plan=plan, requested_by=requested_by)
-        reason = f"rolled back from version {previous}: {why or 'no reason given'}"
+        if previous == version and not current:
+            _serve(world, version)
+            return
+        release = world.ledger.open(
+            version,
+            previous=previous,
+            plan=replace(plan, guard_s=0.0),
+            requested_by=requested_by,
+            run_url=run_url,
+        )
+        reason = f"rolled back from version {previous}: {why}"
         release = world.ledger.decide(release.release_id, State.PROMOTING, verdict=BY_HAND, reason=reason)
         _serve(world, version)
-        _end(world, release, State.PROMOTED, alerts.rolled_back(version, previous, why), announce)
+        alert = alerts.rolled_back(release.release_id, version, release.previous, why, _page(world, release))
+        _publish(world, release, State.PROMOTED, "promoted", alert, announce)
+        world.ledger.end(release.release_id, State.PROMOTED)
 
 
 def restore(world: World) -> None:
     """Make replicas and split match the ledger again, after the machine or the stack was down."""
     with world.converging():
-        current, stable = world.ledger.under_way(), world.ledger.stable()
+        stable = world.ledger.stable()
         if stable is None:
             return
         world.registry.export(stable, world.models_dir)
-        watched = current if current and current.state in (State.WATCHING, State.ASKING) else None
+        watched = _watched(world)
         if watched:
             world.fleet.deploy(CANARY_REPLICA, watched.version, arm="canary")
-            canary = world.fleet.address(CANARY_REPLICA)
-            world.router.apply(Split(_stable_addresses(world), canary, watched.plan.canary_percent))
+            world.router.apply(_shared(world, watched))
             _deploy_stable(world, stable)
         else:
             _serve(world, stable)
+
+
+def _watched(world: World) -> Release | None:
+    """Return the release whose candidate has its share of the users."""
+    current = world.ledger.under_way()
+    return current if current and current.state in (State.WATCHING, State.ASKING) else None
+
+
+def _shared(world: World, release: Release) -> Split:
+    canary = world.fleet.address(CANARY_REPLICA)
+    return Split(_stable_addresses(world), canary, release.plan.canary_percent)
+
+
+def _leads_to(
+    current: Release, action: Action, *, who: str, why: str, now: datetime
+) -> tuple[State | None, dict[str, Any]]:
+    """Return the state that what a person wants leads to, and what is noted with it; None: it stays."""
+    guarding = current.state is State.GUARDING
+    if action is Action.EXTEND:
+        if not guarding and current.state is not State.WATCHING:
+            raise ReleaseError(
+                f"release {current.release_id} is {current.state}, there is no window to extend; "
+                "approve or abort it"
+            )
+        return None, {}
+    if guarding and action is Action.ABORT:
+        return State.REVERTING, {"reverted_because": _why_aborted(who, why)[1]}
+    if guarding:
+        return State.PROMOTED, {"ended_at": naive_utc(now)}
+    approved = action is Action.APPROVE
+    reason = _approved(who, why, current.reason) if approved else _why_aborted(who, why)[1]
+    decided = {"verdict": BY_HAND, "reason": reason, "decided_at": naive_utc(now)}
+    return State.PROMOTING if approved else State.ABORTING, decided
+
+
+def _pass_over(world: World, known: Sequence[int], *, plan: Plan, requested_by: str) -> None:
+    """Mark what has been waiting beside the newest version as superseded."""
+    released, newest = world.ledger.versions(), max(known)
+    if newest in released:
+        raise NothingNew(f"version {newest}, the newest, had its release already")
+    for waiting in sorted(set(known) - {newest}):
+        if waiting > max(released, default=0):
+            world.ledger.supersede(waiting, by=newest, plan=plan, requested_by=requested_by)
+            log.info("version %d is not released: version %d is newer", waiting, newest)
+
+
+def _extended(world: World, release: Release, plan: Plan, *, since: datetime) -> Plan:
+    """Return ``plan`` with what persons have added to the window that began at ``since``."""
+    done = world.ledger.interventions(release.release_id)
+    return replace(plan, window_s=plan.window_s + sum(each.seconds for each in done if each.at >= since))
+
+
+def _look_after(world: World, release: Release, served_from: datetime, now: datetime) -> Judgement:
+    """Look at a promoted version beside what the version before it had done."""
+    plan = _extended(world, release, release.plan.for_guard(), since=served_from)
+    watched = Watched(release.version, release.previous, since=served_from, guard_s=release.plan.guard_s)
+    measurement = measure(world.records, world.prometheus, watched=watched, now=now)
+    judgement = judge(plan, measurement)
+    world.ledger.add_look(release.release_id, measurement, judgement, guard=True)
+    if judgement.verdict is Verdict.FAIL:
+        try:
+            world.ledger.revert(release.release_id, reason=judgement.reason)
+        except ReleaseError:
+            # A person was faster, and theirs stands.
+            return _already_decided(world.ledger.get(release.release_id))
+    return judgement
+
+
+def _decide(world: World, release: Release, judgement: Judgement) -> Judgement:
+    """Write a final verdict down; when somebody was faster, theirs stands."""
+    state = {Verdict.PASS: State.PROMOTING, Verdict.FAIL: State.ABORTING}.get(judgement.verdict)
+    reason = judgement.reason
+    if state is None:
+        state = _AT_DEADLINE[release.plan.on_deadline]
+        if state is not State.ASKING:
+            reason = (
+                f"{judgement.verdict} at the deadline, and the plan says {release.plan.on_deadline}: {reason}"
+            )
+    try:
+        world.ledger.decide(release.release_id, state, verdict=judgement.verdict, reason=reason)
+    except ReleaseError:
+        return _already_decided(world.ledger.get(release.release_id))
+    return judgement
+
+
+def _tell_of_broken_instrument(world: World, release: Release, now: datetime, announce: Announce) -> None:
+    """Tell once when no look could be measured for a while: a watch is of no use without its instruments."""
+    looks = world.ledger.looks(release.release_id, limit=_LOOKS_BACK)
+    measured = next((each.at for each in looks if each.verdict != Verdict.INSTRUMENT_BROKEN), looks[-1].at)
+    if now - measured >= _BROKEN_FOR:
+        alert = alerts.instrument_broken(
+            release.release_id, release.version, looks[0].reason, measured, _page(world, release)
+        )
+        _tell(world, alert, announce)
+
+
+_BROKEN_FOR = timedelta(minutes=5)
+_LOOKS_BACK = 400
+"""More looks than fit between a look a second and `_BROKEN_FOR`."""
 
 
 def _serve(world: World, version: int) -> None:
@@ -221,27 +429,54 @@ def _deploy_stable(world: World, version: int) -> None:
         world.fleet.deploy(replica, version, arm="stable")
 
 
-def _end(world: World, release: Release, state: State, alert: Alert, announce: Announce) -> None:
-    """Tell people and the registry, then close the row: killed in between, it is told again, never lost."""
-    note = "promoted" if state is State.PROMOTED else f"aborted: {release.reason}"
+def _publish(
+    world: World, release: Release, became: State, note: str, alert: Alert, announce: Announce
+) -> None:
+    """Tell the registry and people what a release became; the row is closed after it, so nothing is lost."""
     world.registry.annotate(release.version, note)
+    world.registry.tag(f"release-{release.release_id}-{became}", release.version, release.reason or note)
     if trouble := world.registry.push():
         log.warning("the note on version %d stays on this machine for now: %s", release.version, trouble)
-    announce(alert)
-    world.ledger.move(release.release_id, state)
+    _tell(world, alert, announce)
     log.info("release %d of version %d: %s", release.release_id, release.version, note)
 
 
-def _break_off(world: World, reason: str, announce: Announce) -> None:
-    current = world.ledger.under_way()
-    if current is None:
+def _tell(world: World, alert: Alert, announce: Announce) -> None:
+    """Announce what has not been announced; killed in between, the same alert comes again, never none."""
+    if not world.ledger.was_told(alert.key):
+        announce(alert)
+        world.ledger.note_told(alert.key, alert.title)
+
+
+def _page(world: World, release: Release) -> str:
+    return release.run_url or world.look_here
+
+
+def _break_off(world: World, current: Release, version: int, reason: str, announce: Announce) -> None:
+    """End a release under way before ``version`` is served."""
+    if current.state in (State.PROMOTING, *_LET_OUT):
+        _take_back(world, current.release_id, version, reason, announce)
+    else:
+        world.ledger.decide(current.release_id, State.ABORTING, verdict=BY_HAND, reason=reason)
+        abort(world, current.release_id, announce=announce)
+
+
+def _take_back(world: World, release_id: int, version: int, reason: str, announce: Announce) -> None:
+    # Who promotes holds this: from here on that is done, or its process died and nobody does it.
+    with world.converging():
+        release = world.ledger.get(release_id)
+        if release.state in (State.PROMOTING, State.GUARDING):
+            release = world.ledger.revert(release_id, reason=reason)
+    if release.state is not State.REVERTING:
         return
-    if current.state is State.PROMOTING:
-        raise ReleaseError(
-            f"version {current.version} is being promoted right now; wait until it is done, then roll back"
-        )
-    world.ledger.decide(current.release_id, State.ABORTING, verdict=BY_HAND, reason=reason)
-    abort(world, current.release_id, announce=announce)
+    if release.previous == version:
+        settle(world, release_id, announce=announce)
+        return
+    # What it would go back to does not matter any more: the rollback says what is served, and tells it.
+    note = f"reverted: {release.reverted_because}"
+    world.registry.annotate(release.version, note)
+    world.registry.tag(f"release-{release_id}-{State.REVERTED}", release.version, note)
+    world.ledger.end(release_id, State.REVERTED)
 
 
 def _already_decided(release: Release) -> Judgement:
@@ -249,13 +484,19 @@ def _already_decided(release: Release) -> Judgement:
         raise ReleaseError(
             f"release {release.release_id} has not met viewers yet; run the step start_canary first"
         )
-    verdict = {State.PROMOTING: Verdict.PASS, State.PROMOTED: Verdict.PASS}.get(release.state, Verdict.FAIL)
-    return Judgement(verdict, release.reason or f"the release is {release.state} already", final=True)
+    passed = release.state in (State.PROMOTING, State.GUARDING, State.PROMOTED)
+    verdict = Verdict.PASS if passed else Verdict.FAIL
+    reason = release.reverted_because or release.reason or f"the release is {release.state} already"
+    return Judgement(verdict, reason, final=True, readings=(), progress=1.0)
 
 
-def _why_aborted(decided_by: str) -> tuple[str, str]:
+def _approved(who: str, why: str, before: str | None) -> str:
+    return f"approved by {who or 'a person'}: {why or before or 'not measured'}"
+
+
+def _why_aborted(decided_by: str, why: str) -> tuple[str, str]:
     if decided_by:
-        return BY_HAND, f"refused by {decided_by}"
+        return BY_HAND, f"refused by {decided_by}" + (f": {why}" if why else "")
     return "not measured", "a step before the verdict failed; see the run's log"
 
 

@@ -1,18 +1,47 @@
-"""From settings to the world a release touches: the one place that says which parts this machine has."""
+"""What a release touches, and how it is made from the settings: the one place that says which parts this
+machine has."""
 
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
+from filelock import FileLock
 from sqlalchemy import Engine
 
 from pipelines.model.registry import Registry
 from pipelines.records.database import connect, migrate
+from pipelines.release.fleet import Fleet
 from pipelines.release.fleet.local import LocalFleet
 from pipelines.release.fleet.supervisor import Supervisor
 from pipelines.release.ledger import Ledger
 from pipelines.release.measure import Prometheus
-from pipelines.release.router import LocalNginx, find_nginx
-from pipelines.release.steps import World
+from pipelines.release.router import LocalNginx, Router, find_nginx
 from pipelines.settings import Settings
+
+_LOCK_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything a release touches."""
+
+    ledger: Ledger
+    fleet: Fleet
+    router: Router
+    registry: Registry
+    prometheus: Prometheus
+    records: Engine
+    """The records database: receipts beside the ledger."""
+    models_dir: Path
+    shadow_spool_dir: Path
+    """Where a shadow leaves its receipts: they are not answers that anybody got."""
+    look_here: str
+    """Where a person finds releases, for alerts; a release that a run carries out has a page of its own."""
+
+    def converging(self) -> FileLock:
+        """Return the lock that keeps two steps from moving the same replicas at once."""
+        self.models_dir.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.models_dir / ".release.lock", timeout=_LOCK_TIMEOUT_S)
 
 
 def supervisor(config: Settings) -> Supervisor:
@@ -50,7 +79,9 @@ def world(config: Settings) -> World:
         router=local_nginx(config),
         registry=registry(config),
         prometheus=Prometheus(config.prometheus),
+        records=records(config),
         models_dir=config.models_dir,
+        shadow_spool_dir=config.shadow_spool_dir,
         look_here=f"{config.airflow_url}/dags/release, or `python -m pipelines status`",
     )
 

@@ -431,3 +431,12 @@ def test_several_logs_are_collected_in_their_order(shell, tmp_path):
         (2, "tuesday"),
         (1, "monday"),
     ]
+
+
+def test_drill_needs_a_version_that_serves_and_lists_what_earlier_ones_caught(shell):
+    code, _, err = shell("drill", "slow")
+    assert (code, "nothing serves yet" in err) == (Exit.NOTHING_NEW, True)
+    code, out, _ = shell("drill", "--list", "--json")
+    assert (code, json.loads(out)) == (Exit.OK, [])
+    code, _, err = shell("drill", "sloow")
+    assert (code, "wrong-ids" in err) == (Exit.USAGE, True)

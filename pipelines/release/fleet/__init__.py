@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from pipelines.settings import Fault
+
 STABLE_REPLICAS = ("stable-1", "stable-2")
 CANARY_REPLICA = "canary"
+SHADOW_REPLICA = "shadow"
+"""Tried by preflights and fire drills; no viewer is ever answered by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,7 @@ class Running:
 class Fleet(Protocol):
     """Starts, moves and removes replicas; every call may be repeated."""
 
-    def deploy(self, replica: str, version: int, *, arm: str) -> None:
+    def deploy(self, replica: str, version: int, *, arm: str, fault: Fault = Fault.NONE) -> None:
         """Make ``replica`` answer with ``version``; returns when it does; once it does, nothing changes.
 
         Raises:
@@ -33,7 +37,7 @@ class Fleet(Protocol):
         """Take ``replica`` away; does nothing when there is none."""
 
     def running(self) -> dict[str, Running]:
-        """Return the replicas that exist, by name."""
+        """Return the replicas that are there for viewers, by name: the shadow is none of them."""
 
     def address(self, replica: str) -> str:
         """Return host:port of ``replica``, whether it exists or not."""

@@ -11,11 +11,12 @@ from pathlib import Path
 import httpx
 
 from pipelines.errors import FleetError
-from pipelines.release.fleet import CANARY_REPLICA, Running
+from pipelines.release.fleet import CANARY_REPLICA, SHADOW_REPLICA, Running
 from pipelines.release.fleet.supervisor import Supervisor
-from pipelines.settings import PROJECT_DIR, Settings
+from pipelines.settings import PROJECT_DIR, Fault, Settings
 
 APP = "serving.wsgi:create_app_from_env()"
+_BROKEN_APP = "pipelines.release.faults:create_app_from_env()"
 
 
 class LocalFleet:
@@ -29,22 +30,25 @@ class LocalFleet:
             "stable-1": config.stable_1_port,
             "stable-2": config.stable_2_port,
             CANARY_REPLICA: config.canary_port,
+            SHADOW_REPLICA: config.shadow_port,
         }
 
-    def deploy(self, replica: str, version: int, *, arm: str) -> None:
+    def deploy(self, replica: str, version: int, *, arm: str, fault: Fault = Fault.NONE) -> None:
         """Write the replica's program, have supervisord take it, wait for ``/readyz``."""
         model_dir = self._config.models_dir / f"v{version}"
         if not (model_dir / "model.json").exists():
             raise FleetError(
                 f"there is no model in {model_dir}; fetch it with `python -m pipelines fetch {version}`"
             )
-        self._supervisor.write_program(f"replica-{replica}", self._program(replica, model_dir, arm))
+        self._supervisor.write_program(
+            self._name(replica), self._program(replica, model_dir, arm, self._fault(arm, fault))
+        )
         self._supervisor.update()
         self._wait_ready(replica, version)
 
     def remove(self, replica: str) -> None:
         """Delete the replica's program and have supervisord stop it."""
-        self._supervisor.remove_program(f"replica-{replica}")
+        self._supervisor.remove_program(self._name(replica))
         self._supervisor.update()
 
     def running(self) -> dict[str, Running]:
@@ -61,16 +65,26 @@ class LocalFleet:
         except KeyError:
             raise FleetError(f"no replica is named {replica!r}; there are {', '.join(self._ports)}") from None
 
-    def _program(self, replica: str, model_dir: Path, arm: str) -> dict[str, str]:
+    @staticmethod
+    def _name(replica: str) -> str:
+        # Not among those that viewers meet, nor among those that a stack which comes up again finds there.
+        return replica if replica == SHADOW_REPLICA else f"replica-{replica}"
+
+    def _fault(self, arm: str, fault: Fault) -> Fault:
+        return self._config.local_canary_fault if arm == "canary" else fault
+
+    def _program(self, replica: str, model_dir: Path, arm: str, fault: Fault) -> dict[str, str]:
         config = self._config
-        app = config.local_canary_app if arm == "canary" else APP
+        app = APP if fault is Fault.NONE else _BROKEN_APP
+        spool_dir = config.shadow_spool_dir if replica == SHADOW_REPLICA else config.spool_dir
         environment = {
             "MARQUEE_MODEL_DIR": model_dir,
             "MARQUEE_ARM": arm,
             "MARQUEE_REPLICA": replica,
-            "MARQUEE_SPOOL_DIR": config.spool_dir,
+            "MARQUEE_SPOOL_DIR": spool_dir,
             "MARQUEE_RECENTS_DIR": config.recents_dir,
             "MARQUEE_BIND_ADDRESS": self.address(replica),
+            "MARQUEE_FAULT": fault,
             "MARQUEE_REPLICA_WORKERS": config.replica_workers,
             "PROMETHEUS_MULTIPROC_DIR": self.counters_dir / replica,
             "PYTHONPATH": PROJECT_DIR,
@@ -113,6 +127,6 @@ class LocalFleet:
                 raise FleetError(
                     f"replica {replica} at {running.address} answers {observed}, "
                     f"version {version} was wanted within {self._config.ready_timeout_s:g} s; "
-                    f"see {self._supervisor.logs_dir}/replica-{replica}.log"
+                    f"see {self._supervisor.logs_dir}/{self._name(replica)}.log"
                 )
             time.sleep(0.1)

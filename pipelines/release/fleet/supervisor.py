@@ -4,16 +4,17 @@ Programs are single files in ``programs/`` that appear by rename, so that a supe
 ``update`` at any moment, or is started anew, never reads half a program.
 """
 
+import fcntl
 import hashlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from configparser import RawConfigParser
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
-
-from filelock import FileLock
 
 from pipelines.errors import FleetError
 
@@ -98,8 +99,10 @@ class Supervisor:
 
     def update(self) -> None:
         """Start what is new, restart what changed, stop what is gone; everything else goes on."""
-        with FileLock(self.folder / "update.lock", timeout=_TIMEOUT_S):
-            self.control("update")
+        with _locked(self.folder / "update.lock") as lock:
+            # Who kills us does not kill the command: it holds the lock to its end, because a second one
+            # beside it would lose a program that the first has taken out to put it in anew.
+            self.control("update", holding=(lock,))
 
     def status(self) -> dict[str, State]:
         """Return what supervisord says of every program."""
@@ -107,8 +110,10 @@ class Supervisor:
         states = [State(*[*line.split(maxsplit=2), ""][:3]) for line in lines if line.strip()]
         return {state.name: state for state in states}
 
-    def control(self, *arguments: str, accepted: tuple[int, ...] = (0,)) -> str:
-        """Run supervisorctl.
+    def control(
+        self, *arguments: str, accepted: tuple[int, ...] = (0,), holding: tuple[int, ...] = ()
+    ) -> str:
+        """Run supervisorctl; ``holding`` are open files that it keeps open as long as it runs.
 
         Raises:
             FleetError: supervisord does not answer or refuses.
@@ -119,6 +124,7 @@ class Supervisor:
             text=True,
             timeout=_TIMEOUT_S,
             check=False,
+            pass_fds=holding,
         )
         if done.returncode not in accepted:
             raise FleetError(
@@ -126,6 +132,29 @@ class Supervisor:
                 f"is the stack up? see {self.logs_dir / 'supervisord.log'}"
             )
         return done.stdout
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Hold the lock ``path`` alone; yields its open file, with which a child holds it, too.
+
+    Raises:
+        FleetError: somebody else does not let go of it.
+    """
+    deadline = time.monotonic() + _TIMEOUT_S
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise FleetError(
+                        f"another update of the programs has been holding {path} for {_TIMEOUT_S} s; "
+                        "see which supervisorctl hangs"
+                    ) from None
+                time.sleep(0.05)
+        yield file.fileno()
 
 
 def _write(config: RawConfigParser, path: Path) -> None:

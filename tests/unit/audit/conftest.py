@@ -19,6 +19,7 @@ from pipelines.records.provenance import record_version
 from pipelines.records.recorder import ship_once
 from pipelines.release.ledger import Ledger
 from pipelines.release.plan import Plan
+from pipelines.settings import read
 from tests.fakes import FakeRegistry, tiny_artifact
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -49,9 +50,7 @@ VERSION = {
     "offsets": [{"topic": "movielog4", "generation": 1, "partition": 0, "first": 0, "last": 120_343}],
     "code_commit": "d" * 40,
 }
-PLAN = Plan(
-    canary_percent=20, window_s=60, extension_s=0, max_mean_ms=500, min_requests=1, max_error_share=0.05
-)
+PLAN = Plan.of(read(_env_file=None, canary_window_s=60, canary_extension_s=0, guard_s=0))
 
 
 @dataclass

@@ -12,7 +12,7 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 def release(plan):
     """Makes a release that was opened, watched and decided at these hours; None: never."""
 
-    def make(number, version, state, opened, watched=None, decided=None):
+    def make(number, version, state, opened, watched=None, decided=None, served=None, ended=None):
         def at(hour):
             return None if hour is None else NOON.replace(hour=hour)
 
@@ -23,11 +23,15 @@ def release(plan):
             state=state,
             plan=plan,
             requested_by="test",
+            run_url=None,
             opened_at=NOON.replace(hour=opened),
             watch_from=at(watched),
             decided_at=at(decided),
             verdict=None,
             reason=None,
+            served_from=at(served),
+            reverted_because="slow" if state in (State.REVERTING, State.REVERTED) else None,
+            ended_at=at(decided if ended is None else ended),
         )
 
     return make
@@ -92,6 +96,17 @@ def test_a_rollback_is_what_a_version_that_is_back_rests_on(releases):
 @pytest.mark.parametrize(("hour", "phase"), [(14, "watching"), (16, "aborted")])
 def test_the_phase_is_of_that_moment(releases, hour, phase):
     assert phase_at(releases[1], NOON.replace(hour=hour)) == phase
+
+
+@pytest.mark.parametrize(
+    ("hour", "stable", "phase"), [(8, 2, "promoting"), (9, 2, "guarding"), (11, 1, "reverted")]
+)
+def test_a_version_that_its_guard_took_back_served_until_then(release, hour, stable, phase):
+    taken_back = release(2, 2, State.REVERTED, opened=4, watched=4, decided=8, served=9, ended=11)
+    before = release(1, 1, State.PROMOTED, opened=1, decided=1)
+    at = NOON.replace(hour=hour)
+    assert in_force([taken_back, before], at).stable.version == stable
+    assert phase_at(taken_back, at) == phase
 
 
 def test_a_release_begins_open(release):

@@ -25,6 +25,7 @@ def promoted(books, noon, plan):
         "opened_at": naive_utc(noon - timedelta(hours=13)),
         "watch_from": naive_utc(noon - timedelta(hours=13)),
         "decided_at": naive_utc(noon - timedelta(hours=1)),
+        "ended_at": naive_utc(noon - timedelta(hours=1)),
         "verdict": "pass",
         "reason": "mean response time 2 ms",
     }

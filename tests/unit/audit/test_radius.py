@@ -78,7 +78,7 @@ def test_answers_users_and_releases_are_those_of_the_versions(
     track(version_number=2, offsets=[where(0, 119)])
     opened = books.ledger.open(2, previous=1, plan=plan, requested_by="test")
     books.ledger.decide(opened.release_id, State.PROMOTING, verdict="pass", reason="fine")
-    books.ledger.move(opened.release_id, State.PROMOTED)
+    books.ledger.end(opened.release_id, State.PROMOTED)
     write(
         {}, {"request_id": "b"}, {"request_id": "c", "user_id": "7"}, {"request_id": "d", "version_number": 1}
     )

@@ -97,8 +97,8 @@ def test_a_dag_is_switched_on(api, airflow):
 
 def test_a_question_is_answered(api, airflow):
     airflow.answers["PATCH /api/v2/dags/release/dagRuns/one/taskInstances/ask/-1/hitlDetails"] = {}
-    api.respond("release", "one", "ask", "promote")
-    assert airflow.bodies == [{"chosen_options": ["promote"], "params_input": {}}]
+    api.respond("release", "one", "ask", "promote", params={"why": "sound"})
+    assert airflow.bodies == [{"chosen_options": ["promote"], "params_input": {"why": "sound"}}]
 
 
 def test_a_run_is_waited_for(api, airflow):

@@ -1,7 +1,7 @@
 import pytest
 
 from pipelines.local.demo import SCENARIOS, WINDOW_S, config_of
-from pipelines.settings import EventSource, read
+from pipelines.settings import EventSource, Fault, Settings, read
 
 
 @pytest.fixture(autouse=True)
@@ -31,14 +31,9 @@ def test_demo_touches_nothing_that_is_used_for_real(scenario, tmp_path):
 def test_demo_shortens_the_window_and_keeps_every_limit():
     config, own = config_of(SCENARIOS["good"], kafka=True), read()
     assert (config.canary_window_s, own.canary_window_s) == (WINDOW_S, 12 * 60 * 60)
-    for limit in (
-        "max_rmse",
-        "max_mean_ms",
-        "canary_percent",
-        "min_requests",
-        "max_error_share",
-        "look_every_s",
-    ):
+    limits = [name for name in Settings.model_fields if name.startswith(("max_", "min_"))]
+    assert len(limits) > 10
+    for limit in (*limits, "canary_percent", "false_abort", "instrument_tolerance"):
         assert getattr(config, limit) == getattr(own, limit)
 
 
@@ -48,6 +43,7 @@ def test_without_kafka_events_go_through_a_file(tmp_path):
 
 
 def test_only_the_slow_scenario_starts_another_canary():
-    apps = {name: config_of(scenario, kafka=True).local_canary_app for name, scenario in SCENARIOS.items()}
-    assert apps["good"] == apps["bad-rmse"] == read().local_canary_app
-    assert apps["slow"].startswith("pipelines.local.slow")
+    faults = {
+        name: config_of(scenario, kafka=True).local_canary_fault for name, scenario in SCENARIOS.items()
+    }
+    assert faults == {"good": Fault.NONE, "slow": Fault.SLOW, "bad-rmse": Fault.NONE}

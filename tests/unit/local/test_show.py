@@ -3,10 +3,19 @@ import io
 from rich.console import Console
 
 from pipelines.local.show import Show, View, as_table
-from pipelines.release.measure import ArmFigures
+from pipelines.release.figures import ArmFigures
+from pipelines.release.measure import answers_of, figures_of
+from tests.receipts import row
 
-CANARY = ArmFigures(requests=120, good=120, good_ms=120 * 12.5)
-STABLE = ArmFigures(requests=480, good=456, good_ms=456 * 10.0)
+
+def figures(good: int, failed: int, mean_ms: float) -> ArmFigures:
+    statuses = [200] * good + [503] * failed
+    answers = answers_of([row(status=status, latency_ms=mean_ms) for status in statuses])
+    return figures_of(answers, version=3)
+
+
+CANARY = figures(120, 0, 12.5)
+STABLE = figures(456, 24, 10.0)
 VIEW = View(
     tasks={"retrain": {"collect": "success", "train": "running", "gate": "none"}},
     split="canary=127.0.0.1:8093 percent=20",
@@ -38,12 +47,12 @@ def test_log_says_nothing_twice():
 
 
 def test_figures_that_move_are_said_with_the_next_verdict_only():
-    moved = View(VIEW.tasks, VIEW.split, ArmFigures(130, 130, 130.0), STABLE, VIEW.verdict)
+    moved = View(VIEW.tasks, VIEW.split, figures(130, 0, 1.0), STABLE, VIEW.verdict)
     assert len(in_a_log(VIEW, moved)) == len(in_a_log(VIEW))
 
 
 def test_arm_without_answers_has_no_mean():
-    nothing = View(canary=ArmFigures(0, 0, 0.0), stable=STABLE, verdict="no traffic")
+    nothing = View(canary=figures(0, 0, 0.0), stable=STABLE, verdict="no traffic")
     assert "0 requests, no mean yet" in "\n".join(in_a_log(nothing))
 
 

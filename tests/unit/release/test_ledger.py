@@ -4,11 +4,13 @@ import pytest
 
 from pipelines.errors import ReleaseError
 from pipelines.records.database import connect, migrate
-from pipelines.release.judge import Judgement, Verdict
-from pipelines.release.ledger import Ledger, State
-from pipelines.release.measure import ArmFigures, Measurement
+from pipelines.release.figures import Measurement, Users
+from pipelines.release.judge import Judgement, Reading, Verdict
+from pipelines.release.ledger import Action, Intervention, Ledger, State
+from pipelines.release.measure import answers_of, figures_of
 from pipelines.release.plan import Plan
 from pipelines.settings import read
+from tests.receipts import row
 
 PLAN = Plan.of(read())
 
@@ -29,7 +31,7 @@ def opened(ledger: Ledger, version: int = 2, previous: int | None = 1):
 def promoted(ledger: Ledger, version: int):
     release = opened(ledger, version)
     ledger.decide(release.release_id, State.PROMOTING, verdict="pass", reason="fast")
-    return ledger.move(release.release_id, State.PROMOTED)
+    return ledger.end(release.release_id, State.PROMOTED)
 
 
 def test_release_keeps_the_plan_it_was_opened_with(ledger):
@@ -84,15 +86,27 @@ def test_ended_release_stays_ended(ledger):
         ledger.begin_watch(release.release_id)
 
 
+def measured() -> Measurement:
+    """One answer of 5 ms on each arm."""
+    arm = figures_of(answers_of([row(latency_ms=5.0, version_number=2)]), version=2)
+    users = Users(canary=1, total=2, mixed=0)
+    return Measurement(elapsed_s=60, canary=arm, stable=arm, users=users, scraped=None, trouble="dead")
+
+
 def test_looks_come_back_newest_first(ledger):
     release_id = opened(ledger).release_id
-    figures = ArmFigures(requests=10, good=10, good_ms=10 * 5.0)
-    for verdict in (Verdict.NO_TRAFFIC, Verdict.PASS):
-        measurement = Measurement(elapsed_s=60, canary=figures, stable=None, canary_up=True)
-        ledger.add_look(release_id, measurement, Judgement(verdict, "because", final=False))
-    looks = ledger.looks(release_id)
-    assert [look.verdict for look in looks] == ["pass", "no traffic"]
-    assert looks[0].measurement["canary"]["good_ms"] == 10 * 5.0
+    reading = Reading("mean", 5.0, 500.0, "ms", False, "fast")
+    for verdict, guard in ((Verdict.NO_TRAFFIC, False), (Verdict.PASS, True)):
+        judgement = Judgement(verdict, "because", final=False, readings=(reading,), progress=0.5)
+        ledger.add_look(release_id, measured(), judgement, guard=guard)
+    newest, oldest = ledger.looks(release_id)
+    assert ((newest.verdict, newest.guard), (oldest.verdict, oldest.guard)) == (
+        ("pass", True),
+        ("no traffic", False),
+    )
+    assert newest.readings == [reading.as_row()]
+    assert newest.progress == 0.5
+    assert Measurement.from_row(newest.measurement).canary.time.mean == 5.0
     assert len(ledger.looks(release_id, limit=1)) == 1
 
 
@@ -106,3 +120,61 @@ def test_an_auditor_finds_every_release_that_was_opened_by_then(ledger):
     assert ledger.opened_until(second.opened_at) == [second, first]
     assert ledger.opened_until(first.opened_at) == [first]
     assert ledger.opened_until(first.opened_at - timedelta(microseconds=1)) == []
+
+
+def guarded(ledger: Ledger, version: int):
+    release_id = opened(ledger, version).release_id
+    ledger.decide(release_id, State.PROMOTING, verdict="pass", reason="fast")
+    return ledger.begin_guard(release_id)
+
+
+def test_a_guarded_version_serves_until_it_is_to_be_taken_back(ledger):
+    promoted(ledger, 1)
+    release_id = guarded(ledger, 2).release_id
+    assert (ledger.stable(), ledger.under_way().state) == (2, "guarding")
+    ledger.revert(release_id, reason="it became slow")
+    assert (ledger.stable(), ledger.under_way().state) == (1, "reverting")
+    release = ledger.end(release_id, State.REVERTED)
+    assert ledger.under_way() is None
+    assert (release.reason, release.reverted_because) == ("fast", "it became slow")
+    assert release.served_from <= release.ended_at
+
+
+def test_a_guards_window_does_not_move_when_it_begins_again(ledger):
+    release = guarded(ledger, 2)
+    assert ledger.begin_guard(release.release_id).served_from == release.served_from
+
+
+def test_a_superseded_version_never_was_under_way(ledger):
+    ledger.supersede(2, by=3, plan=PLAN, requested_by="test")
+    assert (ledger.under_way(), ledger.versions()) == (None, {2})
+    (release,) = ledger.latest()
+    assert (release.state, release.reason) == ("superseded", "version 3 is newer and was waiting, too")
+
+
+def by_ada(what: Action, seconds: float = 0.0) -> Intervention:
+    return Intervention(datetime.now(UTC), "ada", what, "why not", seconds)
+
+
+def test_what_a_person_wants_and_what_comes_of_it_is_one_write(ledger):
+    release_id = opened(ledger).release_id
+    wanted = {"state": State.ABORTING, "verdict": "by hand", "reason": "ada said so"}
+    for _ in range(2):
+        release = ledger.intervene(release_id, by_ada(Action.ABORT), request="run 1", **wanted)
+        assert (release.state, release.reason) == ("aborting", "ada said so")
+    assert len(ledger.interventions(release_id)) == 1
+
+
+def test_what_cannot_be_done_any_more_leaves_no_trace(ledger):
+    release_id = promoted(ledger, 2).release_id
+    with pytest.raises(ReleaseError, match="is promoted and cannot become aborting"):
+        ledger.intervene(release_id, by_ada(Action.ABORT), request="run 1", state=State.ABORTING)
+    assert ledger.interventions(release_id) == []
+
+
+def test_an_alert_is_told_once(ledger):
+    assert not ledger.was_told("release-1-promoted")
+    for _ in range(2):
+        ledger.note_told("release-1-promoted", "Marquee: version 1 promoted")
+    assert ledger.was_told("release-1-promoted")
+    assert not ledger.was_told("release-2-promoted")

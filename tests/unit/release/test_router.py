@@ -3,13 +3,16 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.errors import RouterError
 from pipelines.release import router
-from pipelines.release.router import LocalNginx, Split, find_nginx, fingerprint, render
+from pipelines.release.router import LocalNginx, Split, find_nginx, fingerprint, render, split_of
 
 STABLE = ("127.0.0.1:8091", "127.0.0.1:8092")
 CANARY = "127.0.0.1:8093"
+SHADOW = "127.0.0.1:8095"
 
 
 def rendered(split: Split, tmp_path) -> str:
@@ -49,7 +52,50 @@ def test_a_split_nobody_could_answer_is_refused(split, tmp_path):
         rendered(split, tmp_path)
 
 
-@pytest.mark.parametrize("split", [Split(STABLE), Split(STABLE, CANARY, 20), Split(STABLE, CANARY, 0)])
+def test_the_shadow_gets_copies_and_answers_nobody(tmp_path):
+    text = rendered(Split(STABLE, CANARY, 20, SHADOW), tmp_path)
+    assert text.count(SHADOW) == 2, "in an upstream of its own, and in the fingerprint"
+    assert f"server {SHADOW} max_conns=" in text
+
+
+def test_nothing_is_copied_where_nobody_wants_it(tmp_path):
+    text = rendered(Split(STABLE, CANARY, 20), tmp_path)
+    assert "mirror" not in text
+    assert "shadow" not in text
+
+
+ADDRESSES = st.integers(1, 65_535).map("10.0.0.1:{}".format)
+
+
+@given(
+    st.builds(
+        Split,
+        stable=st.lists(ADDRESSES, min_size=1, max_size=3).map(tuple),
+        canary=st.none() | ADDRESSES,
+        canary_percent=st.integers(0, 50),
+        shadow=st.none() | ADDRESSES,
+    )
+)
+def test_the_fingerprint_tells_the_whole_split(split):
+    assert split_of(fingerprint(split)) == split
+
+
+@pytest.mark.parametrize("said", ["", "502 Bad Gateway", "canary=none percent=x stable=a:1"])
+def test_what_names_no_split_is_refused(said):
+    with pytest.raises(RouterError, match="is the stack up"):
+        split_of(said)
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        Split(STABLE),
+        Split(STABLE, CANARY, 20),
+        Split(STABLE, CANARY, 0),
+        Split(STABLE, None, 0, SHADOW),
+        Split(STABLE, CANARY, 20, SHADOW),
+    ],
+)
 def test_real_nginx_accepts_every_split(split, tmp_path):
     nginx = LocalNginx(find_nginx(), tmp_path, listen="127.0.0.1:8082")
     nginx.write(split)

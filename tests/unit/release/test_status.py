@@ -1,5 +1,6 @@
 import io
 import json
+from datetime import timedelta
 
 from rich.console import Console
 
@@ -7,6 +8,7 @@ from pipelines.release import steps
 from pipelines.release.plan import Plan
 from pipelines.release.status import as_tables, snapshot
 from pipelines.settings import read
+from tests.arms import Arm, serve
 
 
 def shown(state) -> str:
@@ -21,20 +23,24 @@ def test_empty_world_has_a_status(world):
     assert "Serving: nothing yet" in shown(state)
 
 
-def test_status_shows_who_serves_the_split_and_the_looks(world, monkeypatch):
-    monkeypatch.setattr(steps, "check", lambda model_dir, version: "")
+def test_status_shows_who_serves_the_split_the_looks_and_the_latest_readings(world):
     plan = Plan.of(read())
     for version in (1, 2):
         release_id = steps.open_release(world, version=version, plan=plan, requested_by="test").release_id
         steps.start_canary(world, release_id)
         if version == 1:
             steps.promote(world, release_id, announce=lambda alert: None)
-    steps.look(world, release_id)
+    since = world.ledger.get(release_id).watch_from
+    serve(world.records, since=since, seconds=60, canary=Arm(2), stable=Arm(1))
+    steps.look(world, release_id, now=since + timedelta(seconds=90))
+    steps.intervene(world, None, "extend", who="ada", why="The evening comes.", seconds=7_200)
     text = shown(snapshot(world))
     assert "Serving: version 1" in text
     assert "percent=20" in text
     assert "watching" in text
-    assert "20.0 ms over 1000 good answers" in text
+    assert "undecided" in text
+    assert "20.0 ms over 120 good answers" in text
+    assert "ada: extend by 2 h. The evening comes." in text
 
 
 def test_status_is_json_for_programs(world):

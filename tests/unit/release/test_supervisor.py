@@ -1,10 +1,13 @@
+import fcntl
 import stat
+import subprocess
+import sys
 from configparser import RawConfigParser
 
 import pytest
 
 from pipelines.errors import FleetError
-from pipelines.release.fleet.supervisor import Supervisor
+from pipelines.release.fleet.supervisor import Supervisor, _locked
 
 
 @pytest.fixture
@@ -52,3 +55,14 @@ def test_removing_a_program_twice_is_removing_it_once(supervisor):
 def test_missing_supervisord_is_named_with_its_log(supervisor):
     with pytest.raises(FleetError, match="is the stack up"):
         supervisor.update()
+
+
+def test_command_whose_caller_was_killed_keeps_others_out_until_it_ends(tmp_path):
+    lock = tmp_path / "update.lock"
+    with _locked(lock) as held:
+        command = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(held,))
+    with lock.open("w") as file, command:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        command.communicate(b"end\n")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
