@@ -36,14 +36,14 @@ def test_changed_stream_alert_says_that_nothing_is_gone():
 
 
 def test_aborted_alert_says_what_still_serves():
-    alert = alerts.aborted(3, 2, "mean response time 700 ms; the limit is 500 ms", "the UI")
+    alert = alerts.aborted(7, 3, 2, "mean response time 700 ms; the limit is 500 ms", "the UI")
     assert "Still serving: version 2" in alert.body
     assert "700 ms" in alert.body
     assert "the UI" in alert.body
 
 
 def test_first_promotion_had_nothing_before():
-    assert "Before: nothing." in alerts.promoted(1, None, "first version", "the UI").body
+    assert "Before: nothing." in alerts.promoted(1, 1, None, "first version", "the UI").body
 
 
 def test_lost_receipts_alert_counts_them_and_names_where_and_when():
@@ -63,6 +63,28 @@ def test_waiting_receipts_alert_says_since_when_and_that_none_is_lost():
 
 
 def test_text_is_title_and_body():
-    alert = alerts.rolled_back(1, 2, "")
+    alert = alerts.rolled_back(7, 1, 2, "", "the UI")
     assert alert.text == f"{alert.title}\n{alert.body}"
     assert "Reason given: none" in alert.body
+
+
+def test_what_is_told_of_a_release_has_a_key_of_its_own():
+    told = [
+        alerts.promoted(7, 3, 2, "fast", "the UI"),
+        alerts.aborted(7, 3, 2, "slow", "the UI"),
+        alerts.asked(7, 3, "nobody came", "the UI"),
+        alerts.instrument_broken(7, 3, "no answer", datetime(2026, 11, 22, 3, 10, tzinfo=UTC), "the UI"),
+        alerts.not_guarded(7, 3, "nobody looked", "the UI"),
+        alerts.reverted(7, 3, 2, "slow", "the UI"),
+        alerts.rolled_back(7, 3, 2, "", "the UI"),
+    ]
+    assert len({alert.key for alert in told}) == len(told)
+    for alert in told:
+        assert alert.key.startswith("release-7-")
+        assert "Where to look: the UI" in alert.body
+
+
+def test_a_version_taken_back_says_what_serves_again_and_why():
+    alert = alerts.reverted(7, 3, 2, "12.0% of 500 answers failed", "the UI")
+    assert alert.title == "Marquee: version 3 taken back, version 2 serves again"
+    assert "Observed: 12.0% of 500 answers failed" in alert.body
