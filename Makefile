@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := var/tools/uv/bin/uv
 export PYTHONPATH := $(CURDIR):$(CURDIR)/plugins
 
-.PHONY: help install check format test unit integration e2e demo bench up down lock
+.PHONY: help install check format test unit integration e2e demo bench verdicts up down lock
 
 help: ## List the words
 	@grep -hE '^[a-z0-9. _-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9._-]+).*## (.*)/  make \1\t\2/' | expand -t 20
@@ -49,8 +49,11 @@ e2e: install ## The demo's scenarios from start to end
 demo: install ## The whole loop, live: SCENARIO=good|slow|bad-rmse, ONCE=1 to end after the verdict
 	@$(BIN)/python -m pipelines demo --scenario "$(or $(SCENARIO),good)" $(if $(filter-out 0,$(ONCE)),--once)
 
-bench: install ## Ours beside the alternatives, as ratios; ONLY=events|validating|clean_days|telemetry|ranking|training|serving|receipts
+bench: install ## Ours beside the alternatives, as ratios; ONLY=events|validating|clean_days|telemetry|ranking|training|serving|receipts|releases
 	$(BIN)/python -m tests.benchmarks.bench $(ONLY)
+
+verdicts: install ## How often the judge of canaries errs, by simulation; RUNS=500 to shorten
+	@$(BIN)/python -m tests.benchmarks.verdicts $(RUNS)
 
 up: install ## Start the one-machine stack in the background
 	@$(BIN)/python -m pipelines up

@@ -9,9 +9,9 @@ import os
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.errors import SettingsError
@@ -263,6 +263,23 @@ class Settings(BaseSettings):
     def _from_project(cls, value: Path | None) -> Path | None:
         return value and PROJECT_DIR / value
 
+    @model_validator(mode="after")
+    def _can_be_seen(self) -> Self:
+        """Refuse a plan that could never pass a candidate: what must be seen lies within what is allowed."""
+        allowed_errors = self.max_error_ratio * self.usual_error_share
+        if self.see_error_share <= allowed_errors:
+            raise ValueError(
+                f"MARQUEE_SEE_ERROR_SHARE={self.see_error_share:g} must be above "
+                f"MARQUEE_MAX_ERROR_RATIO x MARQUEE_USUAL_ERROR_SHARE = {allowed_errors:g}, "
+                "which is allowed and so never seen"
+            )
+        if self.see_below_more <= self.max_below_worse:
+            raise ValueError(
+                f"MARQUEE_SEE_BELOW_MORE={self.see_below_more:g} must be above "
+                f"MARQUEE_MAX_BELOW_WORSE={self.max_below_worse:g}, which is allowed and so never seen"
+            )
+        return self
+
     @property
     def records(self) -> str:
         """SQLAlchemy URL of the records database."""
@@ -391,6 +408,8 @@ def _limits(item: Any) -> list[tuple[str, Any]]:
 
 
 def _explain(detail: Any) -> str:
+    if not detail["loc"]:
+        return f"  {detail['msg'].removeprefix('Value error, ')}"
     name = str(detail["loc"][0])
     hint = allowed(name) if name in Settings.model_fields else ""
     secret = name in Settings.model_fields and Settings.model_fields[name].annotation is SecretStr

@@ -40,7 +40,7 @@ _SEEN_IN_A_MINUTE = {
     "look_every_s": 5.0,
     "see_error_share": 0.5,
     "see_slow_share": 0.5,
-    "see_below_more": 0.6,
+    "see_below_more": 0.9,
     "guard_s": 0.0,
 }
 """What some 100 answers of a candidate can show. By default a watch must see errors rise from 1 % to 2 %."""

@@ -187,10 +187,8 @@ def settle(world: World, release_id: int, *, announce: Announce) -> Literal["pro
     with world.converging():
         release = world.ledger.get(release_id)
         if release.state is State.GUARDING:
-            looks = world.ledger.looks(release_id, limit=1)
-            if not looks or looks[0].verdict != Verdict.PASS:
-                reason = looks[0].reason if looks else "nobody looked"
-                alert = alerts.not_guarded(release_id, release.version, reason, _page(world, release))
+            if blind := _blind(world, release_id):
+                alert = alerts.not_guarded(release_id, release.version, blind, _page(world, release))
                 _tell(world, alert, announce)
             release = world.ledger.end(release_id, State.PROMOTED)
         if release.state is State.REVERTING:
@@ -357,6 +355,14 @@ def _pass_over(world: World, known: Sequence[int], *, plan: Plan, requested_by: 
             log.info("version %d is not released: version %d is newer", waiting, newest)
 
 
+def _blind(world: World, release_id: int) -> str:
+    """Say why the guard's last look saw nothing; empty: it saw something, and nothing against the version."""
+    looks = world.ledger.looks(release_id, limit=1)
+    if not looks:
+        return "nobody looked"
+    return looks[0].reason if looks[0].verdict in (Verdict.INSTRUMENT_BROKEN, Verdict.NO_TRAFFIC) else ""
+
+
 def _extended(world: World, release: Release, plan: Plan, *, since: datetime) -> Plan:
     """Return ``plan`` with what persons have added to the window that began at ``since``."""
     done = world.ledger.interventions(release.release_id)
@@ -425,7 +431,9 @@ def _serve(world: World, version: int) -> None:
 
 
 def _deploy_stable(world: World, version: int) -> None:
-    for replica in STABLE_REPLICAS:
+    running = world.fleet.running()
+    # Who does not answer anyway comes first: whoever covers for it must not stop before it is back.
+    for replica in sorted(STABLE_REPLICAS, key=lambda name: name in running and bool(running[name].version)):
         world.fleet.deploy(replica, version, arm="stable")
 
 

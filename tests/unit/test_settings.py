@@ -99,3 +99,18 @@ def test_example_file_is_up_to_date_and_holds_the_defaults(monkeypatch):
 
 def test_example_names_no_path_of_this_machine():
     assert str(PROJECT_DIR) not in example()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            {"usual_error_share": 0.1, "see_error_share": 0.12},
+            r"MARQUEE_SEE_ERROR_SHARE=0.12 must be above .* = 0.125",
+        ),
+        ({"max_below_worse": 0.2}, r"MARQUEE_SEE_BELOW_MORE=0.1 must be above MARQUEE_MAX_BELOW_WORSE=0.2"),
+    ],
+)
+def test_a_plan_that_could_never_pass_a_candidate_is_refused(wrong, said):
+    with pytest.raises(SettingsError, match=said):
+        read(_env_file=None, **wrong)

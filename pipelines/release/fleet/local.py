@@ -43,7 +43,7 @@ class LocalFleet:
         self._supervisor.write_program(
             self._name(replica), self._program(replica, model_dir, arm, self._fault(arm, fault))
         )
-        self._supervisor.update()
+        self._supervisor.update(self._name(replica))
         self._wait_ready(replica, version)
 
     def remove(self, replica: str) -> None:
@@ -56,6 +56,9 @@ class LocalFleet:
         names = [
             path.stem.removeprefix("replica-") for path in self._supervisor.programs_dir.glob("replica-*.ini")
         ]
+        if names:
+            # Who answers now may be the next to stop, by what a killed step has left under way.
+            self._supervisor.finish_update()
         return {name: self._ask(name) for name in sorted(names)}
 
     def address(self, replica: str) -> str:

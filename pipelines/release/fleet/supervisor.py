@@ -53,6 +53,7 @@ class Supervisor:
         self.programs_dir = folder / "programs"
         self.config_path = folder / "supervisord.conf"
         self.pid_path = folder / "supervisord.pid"
+        self._update_lock = folder / "update.lock"
 
     @property
     def socket_path(self) -> Path:
@@ -97,12 +98,20 @@ class Supervisor:
         """Return the command line of supervisord in the foreground."""
         return [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.config_path)]
 
-    def update(self) -> None:
-        """Start what is new, restart what changed, stop what is gone; everything else goes on."""
-        with _locked(self.folder / "update.lock") as lock:
+    def update(self, *names: str) -> None:
+        """Start what is new, restart what changed, stop what is gone; everything else goes on.
+
+        ``names``: programs that alone are looked at; a killed step may have left others half changed.
+        """
+        with _locked(self._update_lock) as lock:
             # Who kills us does not kill the command: it holds the lock to its end, because a second one
             # beside it would lose a program that the first has taken out to put it in anew.
-            self.control("update", holding=(lock,))
+            self.control("update", *names, holding=(lock,))
+
+    def finish_update(self) -> None:
+        """Wait for an update that is under way, also for one whose caller was killed."""
+        with _locked(self._update_lock):
+            pass
 
     def status(self) -> dict[str, State]:
         """Return what supervisord says of every program."""

@@ -4,16 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, TriggerRule
+from airflow.sdk.exceptions import ParamValidationError
 
 from marquee_airflow.defaults import announce_failure
 from marquee_airflow.timetables import ANCHOR
+from pipelines.release.ledger import State
 from pipelines.settings import PROJECT_DIR
 
-DAG_IDS = {"collect", "retrain", "release", "rollback", "housekeeping"}
+DAG_IDS = {"collect", "retrain", "release", "rollback", "steer", "housekeeping", "fire_drill"}
 HEAVY = ["pandas", "numpy", "surprise", "great_expectations", "slack_sdk", "aiosmtplib", "alembic", "kafka"]
 SPEAKS_FOR_OTHERS = {"step_failed"}
 """Tasks without a callback: what they report has been announced."""
@@ -80,20 +84,44 @@ def test_version_publishes_the_asset_that_release_waits_for(bag):
     assert outlet.uri in str(bag.dags["release"].timetable.asset_condition)
 
 
-def test_release_watches_before_it_decides_and_a_person_may_decide_too(bag):
+def test_release_watches_then_asks_then_decides_then_looks_after_what_it_promoted(bag):
     direct = order(bag.dags["release"])
-    assert "start_canary" in direct["preflight"]
-    assert "watch_canary" in direct["start_canary"]
-    assert "decide" in direct["watch_canary"]
-    assert direct["decide"] == {"promote", "abort", "ask"}
-    assert direct["ask"] == {"promote", "abort"}
+    flow = [
+        *("open_release", "preflight", "start_canary", "watch_canary", "ask"),
+        *("decide", "promote", "guard", "settle"),
+    ]
+    for task, following in pairwise(flow):
+        assert following in direct[task]
+    assert direct["decide"] == {"promote", "abort"}
+
+
+def test_a_person_may_steer_beside_the_watch_and_beside_the_guard(bag):
+    release = bag.dags["release"]
+    direct = order(release)
+    for beside, steer in {"watch_canary": "steer", "guard": "keep_or_revert"}.items():
+        assert release.get_task(steer).upstream_task_ids == release.get_task(beside).upstream_task_ids
+        assert direct[steer] == {"step_failed"}, "nothing waits for a person who need not come"
+        assert set(release.get_task(steer).answers.values()) == {"approve", "extend", "abort"}
+    assert set(release.get_task("ask").answers.values()) == {"approve", "abort"}
+
+
+def test_each_question_stands_in_a_state_that_the_ledger_knows(bag):
+    release = bag.dags["release"]
+    states = {task: State(release.get_task(task).state) for task in ("steer", "ask", "keep_or_revert")}
+    assert states == {"steer": State.WATCHING, "ask": State.ASKING, "keep_or_revert": State.GUARDING}
 
 
 def test_the_canary_is_decided_and_taken_down_whatever_happened(bag):
     release = bag.dags["release"]
     assert release.get_task("decide").trigger_rule == TriggerRule.ALL_DONE
     assert release.get_task("abort").trigger_rule == TriggerRule.ALL_DONE
-    assert release.get_task("promote").trigger_rule == TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
+    assert release.get_task("promote").trigger_rule == TriggerRule.ALL_SUCCESS
+
+
+def test_what_was_promoted_is_settled_though_its_guard_broke(bag):
+    settle = bag.dags["release"].get_task("settle")
+    assert settle.trigger_rule == TriggerRule.ALL_DONE_MIN_ONE_SUCCESS
+    assert settle.upstream_task_ids == {"promote", "guard"}, "success of another would count for the rule"
 
 
 def test_a_failed_step_is_what_colours_the_run(bag):
@@ -103,7 +131,7 @@ def test_a_failed_step_is_what_colours_the_run(bag):
     failed = release.get_task("step_failed")
     assert failed.trigger_rule == TriggerRule.ONE_FAILED
     # A branch skips what stands directly behind it: a run without a release would end green.
-    assert failed.upstream_task_ids.isdisjoint({"decide", "ask"})
+    assert "decide" not in failed.upstream_task_ids
 
 
 def test_only_training_waits_to_be_switched_on(bag):
@@ -123,10 +151,64 @@ def test_collect_publishes_the_asset_that_says_what_came(bag):
     assert outlet.name == "events"
 
 
+def test_a_fire_drill_waits_for_its_hour(bag):
+    drill = bag.dags["fire_drill"]
+    assert order(drill) == {"drill": set()}
+    schedule = drill.timetable
+    assert (schedule.expression, schedule.run_immediately) == ("0 20 * * SUN", timedelta(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("fault", "all", True),
+        ("fault", "none", True),
+        ("fault", "wrong-ids", True),
+        ("fault", "sloow", False),
+        ("minutes", None, True),
+        ("minutes", 0.5, True),
+        ("minutes", 0, False),
+    ],
+)
+def test_the_form_of_a_drill_takes_known_faults_and_minutes(bag, name, value, accepted):
+    param = bag.dags["fire_drill"].params.get_param(name)
+    if accepted:
+        assert param.resolve(value) == value
+    else:
+        with pytest.raises(ValueError, match=r"is not one of|is less than or equal to the minimum"):
+            param.resolve(value)
+
+
 def test_housekeeping_looks_before_it_archives_every_ten_minutes(bag):
     housekeeping = bag.dags["housekeeping"]
     assert order(housekeeping) == {"watch_receipts": {"archive_receipts"}, "archive_receipts": set()}
     assert housekeeping.timetable.expression == "*/10 * * * *"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("what", "approve", True),
+        ("what", "extend", True),
+        ("what", "abort", True),
+        ("what", "promote", False),
+        ("what", None, False),
+        ("hours", 0.5, True),
+        ("hours", 0, False),
+        ("hours", 169, False),
+        ("release_id", None, True),
+        ("release_id", 3, True),
+        ("release_id", 0, False),
+        ("why", "x" * 501, False),
+    ],
+)
+def test_the_form_to_steer_takes_what_the_ledger_does(bag, name, value, accepted):
+    param = bag.dags["steer"].params.get_param(name)
+    if accepted:
+        assert param.resolve(value) == value
+    else:
+        with pytest.raises(ParamValidationError):
+            param.resolve(value)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from marquee_airflow import defaults
-from marquee_airflow.defaults import announce_failure, outcomes, requested_by
+from marquee_airflow.defaults import announce_failure, outcomes, person, requested_by, run_url
 from pipelines.alerts import Alert
 from pipelines.errors import FleetError, Locked, NothingNew, Refused
+from pipelines.settings import read
 
 TASK = SimpleNamespace(
     dag_id="release", task_id="start_canary", run_id="manual__1", log_url="http://127.0.0.1:8080/log"
@@ -102,3 +103,15 @@ def test_who_asked_fits_the_ledger(user, text):
     assert said.startswith("manual__1")
     assert len(said) <= 250
     assert text is None or said == text
+
+
+@pytest.mark.parametrize(("user", "who"), [("ada", "ada"), (None, "manual__1")])
+def test_who_steers_is_the_user_or_else_the_run(user, who):
+    assert person(SimpleNamespace(run_id="manual__1", triggering_user_name=user)) == who
+
+
+def test_the_link_to_a_run_survives_what_is_in_its_name(monkeypatch):
+    monkeypatch.setattr(defaults, "settings", lambda: read(bind="127.0.0.1", airflow_port=8123))
+    run = SimpleNamespace(dag_id="release", run_id="manual__2026-01-01T00:00:00+00:00")
+    link = "http://127.0.0.1:8123/dags/release/runs/manual__2026-01-01T00%3A00%3A00%2B00%3A00"
+    assert run_url(run) == link

@@ -1,11 +1,14 @@
 import json
 import logging
 import os
+import re
 import smtplib
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,20 @@ def test_the_mail_carries_the_alert_as_plain_text_and_as_html(monkeypatch, tmp_p
     assert mail.text == ALERT.text
     (stored,) = tmp_path.glob("*.eml")
     assert b"text/html" in stored.read_bytes()
+
+
+def test_an_alert_that_is_sent_twice_is_one_mail_to_a_mailbox(monkeypatch, tmp_path):
+    promoted = Alert("Marquee: version 3 promoted", "mean 120 ms", key="release-2-promoted")
+    of_another_ledger = replace(promoted, body="mean 130 ms")
+    with catching(catchers.run_smtp, tmp_path) as port:
+        use(monkeypatch, smtp_host="127.0.0.1", smtp_port=port, smtp_tls=False)
+        for alert in (promoted, promoted, of_another_ledger, ALERT):
+            announce(alert)
+    ids = [message_from_bytes(mail.read_bytes())["Message-ID"] for mail in sorted(tmp_path.glob("*.eml"))]
+    first, again, other, without_key = ids
+    assert first == again != other
+    assert re.fullmatch(r"<release-2-promoted\.[0-9a-f]{16}@marquee>", first)
+    assert without_key is None
 
 
 def test_a_title_of_two_lines_is_still_one_subject(monkeypatch, tmp_path):

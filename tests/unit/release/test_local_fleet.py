@@ -13,7 +13,7 @@ from tests.fakes import tiny_artifact
 class StillSupervisor(Supervisor):
     """Writes its files and runs nothing."""
 
-    def update(self):
+    def update(self, *names):
         pass
 
 

@@ -518,6 +518,14 @@ def test_a_guard_that_could_not_judge_keeps_the_version_and_says_so(world, alert
     assert [alert.title for alert in alerts] == ["Marquee: version 2 serves, its guard could not judge it"]
 
 
+def test_a_guard_that_had_too_little_for_a_pass_and_nothing_against_it_is_quiet(world, alerts):
+    release_id = guarded(world, alerts, now=Arm(2))
+    alerts.clear()
+    assert look(world, release_id, 20).verdict is Verdict.UNDECIDED
+    assert steps.settle(world, release_id, announce=alerts.append) == "promoted"
+    assert alerts == []
+
+
 def test_the_figures_before_do_not_reach_beyond_the_guards_own_length(world, alerts):
     release_id = guarded(world, alerts, now=Arm(2))
     look(world, release_id, 60)

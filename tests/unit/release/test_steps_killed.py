@@ -389,3 +389,12 @@ def test_a_guarded_version_may_be_taken_back_wherever_its_promotion_died(world):
             assert death.world.fleet.versions() == dict.fromkeys(STABLE_REPLICAS, 1)
             assert death.world.ledger.stable() == 1
             assert death.told[-1] == f"release-{release.release_id}-reverted"
+
+
+@pytest.mark.parametrize(("down", "other"), [STABLE_REPLICAS, STABLE_REPLICAS[::-1]])
+def test_the_replica_that_does_not_answer_is_served_first_and_the_other_covers(world, down, other):
+    serving(world, 1)
+    world.fleet.replicas[down] = replace(world.fleet.replicas[down], version=None)
+    world.fleet.deployed.clear()
+    back_to(3)(world, Told())
+    assert world.fleet.deployed == [(down, 3), (other, 3)]
