@@ -51,7 +51,8 @@ _STORY_S = 900.0
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _TASKS = (
     *("collect", "validate", "train", "gate", "version"),
-    *("open_release", "preflight", "start_canary", "watch_canary", "decide", "ask", "promote", "abort"),
+    *("open_release", "preflight", "start_canary", "watch_canary", "steer", "ask", "decide"),
+    *("promote", "abort", "guard", "keep_or_revert", "settle"),
     "step_failed",
 )
 """The order in which they are shown."""

@@ -1,6 +1,6 @@
 """What DAGs hand to each other without knowing each other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import Asset
@@ -10,11 +10,6 @@ EVENTS = Asset("events")
 
 MODEL = Asset("model")
 """A model that passed the gate and has a version; an event carries ``{"version": N}``."""
-
-
-def newest_version(events: Mapping[Asset, Sequence[Any]]) -> int | None:
-    """Return the highest version that the events which started a run carry; None for a run by hand."""
-    return max((int(event.extra["version"]) for event in events.get(MODEL, ())), default=None)
 
 
 def what_came(collected: Mapping[str, Any]) -> dict[str, Any]:

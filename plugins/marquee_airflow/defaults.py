@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -14,7 +15,7 @@ from pipelines.errors import MarqueeError, NothingNew, Refused
 from pipelines.settings import settings
 
 if TYPE_CHECKING:
-    from pipelines.release.steps import World
+    from pipelines.release.world import World
 
 TAGS = ["marquee"]
 _LONGEST_ERROR = 1_500
@@ -67,6 +68,16 @@ def requested_by(dag_run: Any) -> str:
     """Say which run asked, and who started it; the same on every attempt, at most 250 characters."""
     by = f" by {dag_run.triggering_user_name}" if dag_run.triggering_user_name else ""
     return f"{dag_run.run_id}{by}"[:250]
+
+
+def person(dag_run: Any) -> str:
+    """Return who started the run; a run that nobody started stands for itself."""
+    return str(dag_run.triggering_user_name or dag_run.run_id)
+
+
+def run_url(dag_run: Any) -> str:
+    """Return the address of the run in the UI."""
+    return f"{settings().airflow_url}/dags/{dag_run.dag_id}/runs/{quote(dag_run.run_id)}"
 
 
 DEFAULT_ARGS: dict[str, Any] = {

@@ -78,7 +78,7 @@ def _to_slack(alert: Alert, config: Settings) -> None:
 
 
 def _to_mail(alert: Alert, config: Settings) -> None:
-    from marquee_airflow.mail import MailHook
+    from marquee_airflow.mail import MailHook, headers
 
     with MailHook(SMTP, text=alert.text) as hook:
         hook.send_email_smtp(
@@ -87,6 +87,7 @@ def _to_mail(alert: Alert, config: Settings) -> None:
             subject=" ".join(alert.title.split()),
             html_content=f'<pre style="white-space: pre-wrap">{html.escape(alert.text)}</pre>',
             mime_subtype="alternative",
+            custom_headers=headers(alert),
         )
 
 

@@ -10,9 +10,20 @@ STAGE = Path(os.environ["MARQUEE_TEST_STAGE"])
 
 def play(call: str, **arguments: Any) -> Any:
     """Note the call; raise or return what ``script.json`` says about it."""
+    note(call, **arguments)
+    return line(call)
+
+
+def note(call: str, **arguments: Any) -> None:
+    """Note the call."""
     with (STAGE / "calls.jsonl").open("a") as book:
         book.write(json.dumps({"call": call, **arguments}) + "\n")
-    return line(call)
+
+
+def noted(call: str) -> list[dict[str, Any]]:
+    """Return the arguments of every such call that was noted."""
+    calls = map(json.loads, (STAGE / "calls.jsonl").read_text().splitlines())
+    return [each for each in calls if each.pop("call") == call]
 
 
 def line(call: str) -> Any:
