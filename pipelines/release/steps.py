@@ -421,13 +421,15 @@ _LOOKS_BACK = 400
 def _serve(world: World, version: int) -> None:
     """Bring every stable replica to ``version``; one at a time, so that the others cover for it."""
     canary = world.fleet.running().get(CANARY_REPLICA)
-    if canary and canary.version != version:
-        # Whatever the canary has is not what viewers shall get.
-        world.router.apply(Split(_stable_addresses(world)))
-        world.fleet.remove(CANARY_REPLICA)
-        canary = None
+    if canary and canary.version == version:
+        _deploy_stable(world, version)
+        world.router.apply(Split(_stable_addresses(world), canary.address))
+        return
+    # Whatever the canary has is not what viewers shall get.
+    world.router.apply(Split(_stable_addresses(world)))
     _deploy_stable(world, version)
-    world.router.apply(Split(_stable_addresses(world), canary.address if canary else None))
+    # Last, for viewers wait for the others; and always, for a killed step may have begun to.
+    world.fleet.remove(CANARY_REPLICA)
 
 
 def _deploy_stable(world: World, version: int) -> None:

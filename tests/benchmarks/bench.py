@@ -11,7 +11,10 @@ from rich.console import Console
 
 from tests.benchmarks.report import Report, machine
 
-PARTS = ("events", "validating", "clean_days", "telemetry", "ranking", "training", "serving", "receipts")
+PARTS = (
+    *("events", "validating", "clean_days", "telemetry", "ranking", "training", "serving"),
+    *("receipts", "releases"),
+)
 RESULTS = Path(__file__).parent / "RESULTS.md"
 HEAD = """\
 # What was measured

@@ -1,33 +1,32 @@
-"""Viewers at a steady rate, and meanwhile a whole release on the real one-machine stack."""
+"""Releases on the real one-machine stack while viewers ask at a steady rate."""
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+from pipelines.alerts import Alert
 from pipelines.local.stack import Stack, answers, wait_for
 from pipelines.model.artifact import read_meta, write_meta
-from pipelines.records.database import connect, migrate
 from pipelines.release import steps
-from pipelines.release.fleet.local import LocalFleet
-from pipelines.release.ledger import Ledger
-from pipelines.release.measure import Prometheus
+from pipelines.release import world as parts
 from pipelines.release.plan import Plan
-from pipelines.release.steps import World
-from pipelines.release.world import local_nginx
+from pipelines.release.world import World
 from pipelines.settings import Settings, read
 from tests.benchmarks.load import Outcome, ask
 from tests.ports import free_ports
 
 ASKED_S = 40.0
 WATCHED_S = 10.0
-_PLAN = Plan(
-    canary_percent=20, window_s=60, extension_s=60, max_mean_ms=500, min_requests=10, max_error_share=0.05
-)
+SETTLING_S = 2.0
+PLAN = Plan.of(read())
+VERSIONS = (1, 2)
 _PORTS = [
-    *("nginx_port", "stable_1_port", "stable_2_port", "canary_port"),
+    *("nginx_port", "stable_1_port", "stable_2_port", "canary_port", "shadow_port"),
     *("prometheus_port", "airflow_port", "receipts_port"),
 ]
 
@@ -39,13 +38,16 @@ class _Registry:
     models_dir: Path
 
     def versions(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(number=number) for number in (1, 2)]
+        return [SimpleNamespace(number=number) for number in VERSIONS]
 
     def export(self, version: int, models_dir: Path) -> Path:
         return models_dir / f"v{version}"
 
     def annotate(self, version: int, text: str) -> None:
         """Keep no notes."""
+
+    def tag(self, name: str, version: int, text: str) -> None:
+        """Keep no tags."""
 
     def push(self) -> str:
         return ""
@@ -56,27 +58,60 @@ def while_releasing(folder: Path, *, rate: float, users: int) -> Outcome:
 
     ``folder`` holds version 1 as ``v1``.
     """
+    with serving(folder) as (config, world):
+
+        def release() -> None:
+            release_id = begin(world, 2)
+            time.sleep(WATCHED_S)
+            steps.promote(world, release_id, announce=no_one)
+
+        return met_during(release, config, seconds=ASKED_S, rate=rate, users=users)[0]
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[Settings, World]]:
+    """Run a stack on which version 1, lying in ``folder`` as ``v1``, serves; version 2 is the same model."""
     ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     events = folder / "events.log"
     events.touch()
     config = read(var_dir=folder / "var", replica_workers=1, event_source="file", event_file=events, **ports)
-    for version in (1, 2):
+    for version in VERSIONS:
         _same_model(folder / "v1", config.models_dir / f"v{version}", version)
+    world = replace(parts.world(config), registry=_Registry(config.models_dir))
     stack = Stack(config, kafka_home=None)
-    migrate(config.records)
     stack.start(with_airflow=False)
     try:
         wait_for("Prometheus", lambda: answers(f"{config.prometheus}/-/ready"))
-        world = _world(config, stack)
-        _release(world, 1, watched_s=0.0)
-        with ThreadPoolExecutor(1) as pool:
-            asking = pool.submit(ask, config.nginx_port, seconds=ASKED_S, users=users, seed=6, rate=rate)
-            time.sleep(2.0)
-            _release(world, 2, watched_s=WATCHED_S)
-            assert not asking.done(), "the release took longer than the viewers asked"
-            return asking.result()
+        steps.promote(world, begin(world, 1), announce=no_one)
+        yield config, world
     finally:
         stack.stop()
+
+
+def begin(world: World, version: int) -> int:
+    """Give ``version`` its share of the viewers; return the number of its release."""
+    release_id = steps.open_release(world, version=version, plan=PLAN, requested_by="benchmark").release_id
+    steps.preflight(world, release_id)
+    steps.start_canary(world, release_id)
+    return release_id
+
+
+def met_during(
+    act: Callable[[], object], config: Settings, *, seconds: float, rate: float, users: int
+) -> tuple[Outcome, float]:
+    """Return what viewers met who asked for ``seconds`` while ``act`` went on, and how long that took (s)."""
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask, config.nginx_port, seconds=seconds, users=users, seed=6, rate=rate)
+        time.sleep(SETTLING_S)
+        began_s = time.monotonic()
+        act()
+        took_s = time.monotonic() - began_s
+        assert not asking.done(), f"it took longer than the {seconds:g} s for which the viewers asked"
+        return asking.result(), took_s
+
+
+def no_one(alert: Alert) -> None:
+    """Tell nobody."""
 
 
 def _same_model(source: Path, target: Path, version: int) -> None:
@@ -84,23 +119,3 @@ def _same_model(source: Path, target: Path, version: int) -> None:
     for array in source.glob("*.npy"):
         os.link(array, target / array.name)
     write_meta(target, {**read_meta(source), "version": version})
-
-
-def _world(config: Settings, stack: Stack) -> World:
-    return World(
-        ledger=Ledger(connect(config.records)),
-        fleet=LocalFleet(config, stack.supervisor),
-        router=local_nginx(config),
-        registry=_Registry(config.models_dir),
-        prometheus=Prometheus(config.prometheus),
-        models_dir=config.models_dir,
-        look_here="the benchmark",
-    )
-
-
-def _release(world: World, version: int, *, watched_s: float) -> None:
-    release_id = steps.open_release(world, version=version, plan=_PLAN, requested_by="benchmark").release_id
-    steps.preflight(world, release_id)
-    steps.start_canary(world, release_id)
-    time.sleep(watched_s)
-    steps.promote(world, release_id, announce=lambda alert: None)

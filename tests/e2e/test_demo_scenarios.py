@@ -22,6 +22,7 @@ PORTS = (
     "stable_1_port",
     "stable_2_port",
     "canary_port",
+    "shadow_port",
     "airflow_port",
     "prometheus_port",
     "receipts_port",

@@ -2,27 +2,32 @@
 
 import subprocess
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 
-from pipelines.release.router import LocalNginx, Split, find_nginx, fingerprint
+from pipelines.release.router import MOST_WAITING, LocalNginx, Split, find_nginx, fingerprint
 from tests.ports import free_ports
 
 USERS = 2_000
 
 
 class Backend:
-    """Answers every request with its name."""
+    """Answers every request with its name, after a while, and remembers it: (path, request id)."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, *, delay_s: float = 0.0):
+        self.asked = asked = []
+
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             wbufsize = -1  # head and body in one packet, or every answer waits for a delayed ACK
 
             def do_GET(self):
+                asked.append((self.path, self.headers["X-Request-Id"]))
+                time.sleep(delay_s)
                 body = f"{name} {self.headers['X-Marquee-Canary-Percent']}".encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
@@ -141,6 +146,48 @@ def test_no_answer_fails_while_the_split_changes(nginx, backends):
     stop.set()
     asking.join()
     assert set(statuses) == {200}
+
+
+@pytest.fixture
+def shadow():
+    """Takes longer than a viewer would wait."""
+    made = Backend("shadow", delay_s=2.0)
+    yield made
+    made.stop()
+
+
+def test_viewers_neither_see_nor_wait_for_the_shadow(nginx, backends, shadow):
+    nginx.apply(Split(stable_of(backends), shadow=shadow.address))
+    began_s = time.monotonic()
+    assert set(asked(nginx, range(8)).values()) == {"stable-1", "stable-2"}
+    # On one connection: each would hold up the next one for 2 s.
+    assert time.monotonic() - began_s < 2.0
+    eventually(lambda: len(shadow.asked) == 8)
+    told = [request for name in ("stable-1", "stable-2") for request in backends[name].asked]
+    assert sorted(shadow.asked) == sorted(told)
+
+
+def test_a_shadow_that_cannot_keep_up_is_sent_no_more(nginx, backends, shadow):
+    nginx.apply(Split(stable_of(backends), shadow=shadow.address))
+    asked(nginx, range(100))
+    eventually(lambda: len(shadow.asked) >= MOST_WAITING)
+    # NGINX has two workers, and each of them counts for itself.
+    assert len(shadow.asked) <= 2 * MOST_WAITING
+
+
+def test_a_dead_shadow_costs_nothing(nginx, backends, shadow):
+    shadow.stop()
+    nginx.apply(Split(stable_of(backends), shadow=shadow.address))
+    assert set(asked(nginx, range(100)).values()) == {"stable-1", "stable-2"}
+    nginx.apply(Split(stable_of(backends)))
+    assert set(asked(nginx, range(100)).values()) == {"stable-1", "stable-2"}
+
+
+def eventually(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_only_recommendations_by_get_pass(nginx):

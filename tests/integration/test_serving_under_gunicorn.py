@@ -28,7 +28,7 @@ from pipelines.settings import PROJECT_DIR
 from tests.fakes import tiny_artifact
 
 PRODUCTION = "serving.wsgi:create_app_from_env()"
-SLOW = "pipelines.local.slow:create_app_from_env()"
+SLOW = "pipelines.release.faults:create_app_from_env()"
 DELAY_S = 0.3
 TIMED = "flask_http_request_duration_seconds_count"
 POPULAR = ",".join(f"m{row:02}" for row in range(20))
@@ -87,7 +87,8 @@ def start(folder: Path, app: str = PRODUCTION) -> Replica:
         "MARQUEE_RECENTS_DIR": str(folder / "recents"),
         "MARQUEE_BIND_ADDRESS": "127.0.0.1:0",
         "MARQUEE_REPLICA_WORKERS": "2",
-        "MARQUEE_LOCAL_DELAY_MS": str(round(DELAY_S * 1_000)),
+        "MARQUEE_FAULT": "slow",
+        "MARQUEE_FAULT_DELAY_MS": str(round(DELAY_S * 1_000)),
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "counters"),
         "PYTHONPATH": str(PROJECT_DIR),
     }

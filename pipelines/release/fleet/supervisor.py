@@ -101,12 +101,16 @@ class Supervisor:
     def update(self, *names: str) -> None:
         """Start what is new, restart what changed, stop what is gone; everything else goes on.
 
-        ``names``: programs that alone are looked at; a killed step may have left others half changed.
+        ``names``: programs that alone are looked at, and that run afterwards; a killed step may have left
+        others half changed.
         """
         with _locked(self._update_lock) as lock:
             # Who kills us does not kill the command: it holds the lock to its end, because a second one
             # beside it would lose a program that the first has taken out to put it in anew.
             self.control("update", *names, holding=(lock,))
+            if names:
+                # It may have died, too, after it had stopped the program: unchanged, that would stay so.
+                self.control("start", *names, holding=(lock,))
 
     def finish_update(self) -> None:
         """Wait for an update that is under way, also for one whose caller was killed."""
