@@ -11,6 +11,8 @@ SLOW_S = 0.05
 """An answer that takes longer belongs into a thread, and so do those that come after it."""
 CALM_S = 5.0
 """For so long."""
+LINGER_S = 0.5
+"""How long an idle connection that is kept open may still bring a question when the worker stops."""
 
 _LONGEST_REQUEST_BYTES = 65_536
 
@@ -52,6 +54,11 @@ class PoliteWorker(ThreadWorker):  # type: ignore[misc]
                 listener = self.sockets.pop()
                 self._accept_all(listener)
                 listener.close()
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        # gunicorn's own 2 s are most of what a replica takes to move to another version. NGINX asks the next
+        # replica when a connection goes under its question.
+        super()._cap_keepalive(min(deadline, time.monotonic() + LINGER_S))
 
     def _accept_all(self, listener: object) -> None:
         # accept() swallows "nobody is waiting": only the count of connections tells.

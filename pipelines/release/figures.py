@@ -65,14 +65,18 @@ class Count:
         return ratio(self.k, self.n, without=0.0)
 
     @property
+    def users_effect(self) -> Number:
+        """How many answers would weigh as much as one independent answer, were all blocks of time alike."""
+        return self.users.design_effect(self.share, self._variance)
+
+    @property
     def design_effect(self) -> Number:
         """How many answers weigh as much as one independent answer; 1 at least."""
-        variance = self.n * self.share * (1 - self.share)
-        return (
-            self.users.design_effect(self.share, variance)
-            + self.blocks.design_effect(self.share, variance)
-            - 1
-        )
+        return self.users_effect + self.blocks.design_effect(self.share, self._variance) - 1
+
+    @property
+    def _variance(self) -> Number:
+        return self.n * self.share * (1 - self.share)
 
     @property
     def effective_k(self) -> Number:

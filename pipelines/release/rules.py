@@ -22,6 +22,7 @@ LEAST_ANSWERS: Final = 50
 """Good answers from which on response times and common shares are judged: fewer say too little of a mean."""
 TESTED: Final = 9
 """Rules that test, and share ``plan.false_abort``."""
+_FEW_BLOCKS: Final = 10.0
 _IMPOSSIBLE: Final = 1e-9
 _NO_ERROR: Final = 1e-9
 
@@ -297,7 +298,10 @@ def _effect_at(count: Count, share: float) -> Number:
     """
     most = np.maximum(count.share, share)
     less = ratio(count.share * (1 - count.share), most * (1 - most), without=1.0)
-    return 1 + (count.design_effect - 1) * np.minimum(1.0, less)
+    # How two or three blocks differ is chance: they say nothing of whether there are enough answers.
+    blocks = ratio(count.n**2, count.blocks.nn, without=0.0)
+    effect = np.where(blocks < _FEW_BLOCKS, count.users_effect, count.design_effect)
+    return 1 + (effect - 1) * np.minimum(1.0, less)
 
 
 @dataclass(frozen=True, slots=True)

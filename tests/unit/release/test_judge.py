@@ -96,6 +96,16 @@ def test_good_candidate_passes_when_its_window_is_over():
     )
 
 
+@pytest.mark.parametrize(("blocks", "enough"), [(2, True), (100, False)])
+def test_how_two_minutes_differ_is_chance_and_how_a_hundred_do_is_clustering(blocks, enough):
+    # Half of the blocks have all answers from below, the others none: each block is worth one answer.
+    good, each = 30_000, 30_000 / blocks
+    clustered = Clusters(good / 2 * each, good / 2 * each, good * each)
+    below = Count(good / 2, good, Clusters(good / 2, good / 2, good), clustered)
+    look = measured(replace(arm(), below=below), replace(arm(120_000), below=count(0.5 * 120_000, 120_000)))
+    assert (judge(PLAN, look).verdict is Verdict.PASS) == enough
+
+
 def test_good_candidate_is_undecided_before_its_window_is_over():
     judgement = judge(PLAN, measured(elapsed_s=OVER - 60))
     assert (judgement.verdict, judgement.final) == (Verdict.UNDECIDED, False)
