@@ -108,7 +108,7 @@ def asked(release_id: int, version: int, reason: str, where: str) -> Alert:
         title=f"Marquee: version {version} needs your decision",
         body=f"Observed: {reason}\nThe candidate keeps its share of the users until you decide.\n"
         f"Where to look: {where}\n"
-        "What to do: open the task `ask` of the run and choose *promote* or *take away*, or use the DAG `steer`.",
+        "What to do: open the task `ask` of the run and choose promote or take away, or use the DAG `steer`.",
         key=f"release-{release_id}-asked",
     )
 
