@@ -46,7 +46,7 @@ def config(tmp_path_factory):
     ledger = world.ledger(config)
     opened = ledger.open(1, previous=None, plan=Plan.of(config), requested_by="test")
     ledger.decide(opened.release_id, State.PROMOTING, verdict="first version", reason="nothing serves yet")
-    ledger.move(opened.release_id, State.PROMOTED)
+    ledger.end(opened.release_id, State.PROMOTED)
     world.registry(config).annotate(1, "promoted")
     yield config
     world.records(config).dispose()

@@ -97,7 +97,7 @@ def promote(config, version):
     ledger = world.ledger(config)
     opened = ledger.open(version, previous=None, plan=Plan.of(config), requested_by="test")
     ledger.decide(opened.release_id, State.PROMOTING, verdict="pass", reason="fine")
-    ledger.move(opened.release_id, State.PROMOTED)
+    ledger.end(opened.release_id, State.PROMOTED)
 
 
 def test_a_range_goes_from_the_next_version_and_is_followed_to_those_it_reached(config, log, alerts):

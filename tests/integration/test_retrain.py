@@ -65,7 +65,7 @@ def promote(config, version) -> None:
     ledger = world.ledger(config)
     opened = ledger.open(version, previous=None, plan=Plan.of(config), requested_by="test")
     ledger.decide(opened.release_id, State.PROMOTING, verdict="pass", reason="fine")
-    ledger.move(opened.release_id, State.PROMOTED)
+    ledger.end(opened.release_id, State.PROMOTED)
 
 
 def test_first_training_makes_version_one_and_a_second_one_finds_nothing_new(config, alerts):

@@ -71,7 +71,7 @@ def serves(config):
         ledger = Ledger(world.records(config))
         opened = ledger.open(version, previous=None, plan=Plan.of(config), requested_by="test")
         ledger.decide(opened.release_id, State.PROMOTING, verdict="pass", reason="fine")
-        ledger.move(opened.release_id, State.PROMOTED)
+        ledger.end(opened.release_id, State.PROMOTED)
 
     yield promote
     world.records(config).dispose()

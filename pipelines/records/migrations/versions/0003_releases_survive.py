@@ -25,7 +25,7 @@ def upgrade() -> None:
     with op.batch_alter_table("looks") as looks:
         looks.add_column(sa.Column("readings", sa.JSON(), comment="each rule with value and limit"))
         looks.add_column(
-            sa.Column("progress", sa.Float(), comment="share of the answers that a verdict needs")
+            sa.Column("progress", sa.Float(), comment="share of the answers needed for a verdict")
         )
         guard = "after the promotion; null or false: at the canary"
         looks.add_column(sa.Column("guard", sa.Boolean(), comment=guard))
