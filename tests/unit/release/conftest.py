@@ -1,7 +1,10 @@
 """A world of fakes around a real ledger."""
 
+import shutil
+
 import httpx
 import pytest
+from sqlalchemy import event
 
 from pipelines.records.database import connect, migrate
 from pipelines.release.ledger import Ledger
@@ -10,11 +13,20 @@ from pipelines.release.world import World
 from tests.fakes import FakeFleet, FakePrometheus, FakeRegistry, FakeRouter
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory):
+    """A database with its tables and nothing in them: migrating costs more than most tests."""
+    file = tmp_path_factory.mktemp("migrated") / "records.db"
+    migrate(f"sqlite:///{file}")
+    return file
+
+
 @pytest.fixture
-def records(tmp_path):
-    url = f"sqlite:///{tmp_path / 'records.db'}"
-    migrate(url)
-    engine = connect(url)
+def records(tmp_path, migrated):
+    file = shutil.copy(migrated, tmp_path / "records.db")
+    engine = connect(f"sqlite:///{file}")
+    # Nobody pulls the plug here: waiting for the disk takes longer than the tests.
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
     yield engine
     engine.dispose()
 

@@ -3,7 +3,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pipelines.errors import ReleaseError
-from pipelines.records.database import connect, migrate
 from pipelines.release.figures import Measurement, Users
 from pipelines.release.judge import Judgement, Reading, Verdict
 from pipelines.release.ledger import Action, Intervention, Ledger, State
@@ -16,12 +15,8 @@ PLAN = Plan.of(read())
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    url = f"sqlite:///{tmp_path / 'records.db'}"
-    migrate(url)
-    engine = connect(url)
-    yield Ledger(engine)
-    engine.dispose()
+def ledger(records):
+    return Ledger(records)
 
 
 def opened(ledger: Ledger, version: int = 2, previous: int | None = 1):

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from pipelines.errors import ReleaseError
-from pipelines.records.database import connect, migrate
+from pipelines.records.database import connect
 from pipelines.release import steps
 from pipelines.release.fleet import CANARY_REPLICA, STABLE_REPLICAS
 from pipelines.release.ledger import Ledger, State
@@ -32,14 +32,6 @@ UNGUARDED = replace(PLAN, guard_s=0.0)
 STABLE = tuple(f"{replica}:80" for replica in STABLE_REPLICAS)
 
 
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory):
-    """A records database without rows: bringing it up to date takes longer than a test."""
-    file = tmp_path_factory.mktemp("records") / "empty.db"
-    migrate(f"sqlite:///{file}")
-    return file
-
-
 @contextmanager
 def records(file: Path) -> Iterator[Engine]:
     """The records database in ``file``; nobody pulls the plug here, so it does not wait for the disk."""
@@ -52,8 +44,8 @@ def records(file: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def world(tmp_path, tables):
-    with records(shutil.copy(tables, tmp_path / "records.db")) as engine:
+def world(tmp_path, migrated):
+    with records(shutil.copy(migrated, tmp_path / "records.db")) as engine:
         yield world_of_fakes(engine, tmp_path)
 
 
