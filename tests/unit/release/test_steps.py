@@ -556,6 +556,20 @@ def test_a_person_may_be_content_before_the_guard_is(world, alerts):
     assert steps.settle(world, release_id, announce=alerts.append) == "promoted"
 
 
+def test_a_guard_that_finds_a_fault_gives_way_to_a_person_who_was_faster(world, alerts, monkeypatch):
+    release_id = guarded(world, alerts, now=Arm(2, failed=0.3))
+    judged = steps.judge
+
+    def somebody_is_faster(plan, measurement):
+        steer(world, "approve")
+        return judged(plan, measurement)
+
+    monkeypatch.setattr(steps, "judge", somebody_is_faster)
+    assert look(world, release_id, 50).verdict is Verdict.PASS
+    assert world.ledger.get(release_id).state is State.PROMOTED
+    assert world.ledger.looks(release_id, limit=1)[0].verdict == "fail"
+
+
 def test_a_rollback_ends_a_guard(world, alerts):
     release_id = guarded(world, alerts, now=Arm(2))
     steps.rollback(world, 1, plan=PLAN, why="angry viewers", requested_by="ada", announce=alerts.append)
