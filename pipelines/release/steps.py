@@ -152,20 +152,23 @@ def ask(world: World, release_id: int, *, announce: Announce) -> None:
     _tell(world, alert, announce)
 
 
-def promote(
-    world: World, release_id: int, *, announce: Announce, decided_by: str = "", why: str = ""
-) -> None:
+def promote(world: World, release_id: int, *, announce: Announce) -> None:
     """Move the stable replicas to the version one at a time; the canary stays as extra capacity.
 
     Ends with the guard's beginning, or with the release when there is no guard or nothing to go back to.
+
+    Raises:
+        ReleaseError: nobody has decided to promote it.
     """
     with world.converging():
         release = world.ledger.get(release_id)
         if release.state in _LET_OUT - {State.GUARDING}:
             return
         if release.state not in (State.PROMOTING, State.GUARDING):
-            reason = _approved(decided_by, why, release.reason)
-            release = world.ledger.decide(release_id, State.PROMOTING, verdict=BY_HAND, reason=reason)
+            raise ReleaseError(
+                f"release {release_id} is {release.state}: nobody has decided to promote it; "
+                "look on, or approve it with the DAG `steer`"
+            )
         if release.state is State.PROMOTING:
             _serve(world, release.version)
             if release.plan.guard_s and release.previous not in (None, release.version):
@@ -206,15 +209,15 @@ def settle(world: World, release_id: int, *, announce: Announce) -> Literal["pro
         return "promoted" if release.state is State.PROMOTED else "reverted"
 
 
-def abort(world: World, release_id: int, *, announce: Announce, decided_by: str = "", why: str = "") -> None:
-    """Take the candidate away; all viewers meet the stable version again."""
+def abort(world: World, release_id: int, *, announce: Announce) -> None:
+    """Take the candidate away, also without a decision; all viewers meet the stable version again."""
     with world.converging():
         release = world.ledger.get(release_id)
         if release.state is State.ABORTED:
             return
         if release.state is not State.ABORTING:
-            verdict, reason = _why_aborted(decided_by, why)
-            release = world.ledger.decide(release_id, State.ABORTING, verdict=verdict, reason=reason)
+            reason = "a step before the verdict failed; see the run's log"
+            release = world.ledger.decide(release_id, State.ABORTING, verdict="not measured", reason=reason)
         world.router.apply(Split(_stable_addresses(world)))
         world.fleet.remove(CANARY_REPLICA)
         reason = release.reason or ""
@@ -335,11 +338,11 @@ def _leads_to(
             )
         return None, {}
     if guarding and action is Action.ABORT:
-        return State.REVERTING, {"reverted_because": _why_aborted(who, why)[1]}
+        return State.REVERTING, {"reverted_because": _refused(who, why)}
     if guarding:
         return State.PROMOTED, {"ended_at": naive_utc(now)}
     approved = action is Action.APPROVE
-    reason = _approved(who, why, current.reason) if approved else _why_aborted(who, why)[1]
+    reason = _approved(who, why, current.reason) if approved else _refused(who, why)
     decided = {"verdict": BY_HAND, "reason": reason, "decided_at": naive_utc(now)}
     return State.PROMOTING if approved else State.ABORTING, decided
 
@@ -501,13 +504,11 @@ def _already_decided(release: Release) -> Judgement:
 
 
 def _approved(who: str, why: str, before: str | None) -> str:
-    return f"approved by {who or 'a person'}: {why or before or 'not measured'}"
+    return f"approved by {who}: {why or before or 'not measured'}"
 
 
-def _why_aborted(decided_by: str, why: str) -> tuple[str, str]:
-    if decided_by:
-        return BY_HAND, f"refused by {decided_by}" + (f": {why}" if why else "")
-    return "not measured", "a step before the verdict failed; see the run's log"
+def _refused(who: str, why: str) -> str:
+    return f"refused by {who}: {why or 'no reason given'}"
 
 
 def _stable_addresses(world: World) -> tuple[str, ...]:

@@ -81,10 +81,17 @@ def look(world, release_id, after_s, **more):
     )
 
 
+def decide(world, release_id, what, alerts):
+    """Have a person decide, and carry it out."""
+    steps.intervene(world, release_id, what, who="ada", why="I saw enough")
+    carry_out = steps.promote if what == "approve" else steps.abort
+    carry_out(world, release_id, announce=alerts.append)
+
+
 def guarded(world, alerts, *, now):
     """Promote version 2 and let viewers meet it, as ``now`` says it answers."""
     release_id = watched(world, alerts, plan=GUARDED, seconds=0)
-    steps.promote(world, release_id, announce=alerts.append, decided_by="grace")
+    decide(world, release_id, "approve", alerts)
     since = world.ledger.get(release_id).served_from
     serve(world.records, since=since - timedelta(seconds=100), seconds=100, canary=None, stable=Arm(1))
     if now:
@@ -203,18 +210,25 @@ def test_a_person_may_promote_what_was_not_measured(world, alerts, instrument):
     release_id = watched(world, alerts)
     instrument.dead = True
     look(world, release_id, 90)
-    steps.promote(world, release_id, announce=alerts.append, decided_by="ada")
+    decide(world, release_id, "approve", alerts)
     row = world.ledger.get(release_id)
     assert (row.state, row.verdict) == (State.PROMOTED, "by hand")
     assert "approved by ada" in row.reason
+
+
+def test_nothing_is_promoted_that_nobody_has_decided_to_promote(world, alerts):
+    release_id = watched(world, alerts)
+    with pytest.raises(ReleaseError, match="is watching: nobody has decided to promote it"):
+        steps.promote(world, release_id, announce=alerts.append)
+    assert (world.ledger.stable(), alerts) == (1, [])
 
 
 def test_a_person_may_abort_what_was_not_measured(world, alerts, instrument):
     release_id = watched(world, alerts)
     instrument.dead = True
     look(world, release_id, 90)
-    steps.abort(world, release_id, announce=alerts.append, decided_by="ada")
-    assert world.ledger.get(release_id).reason == "refused by ada"
+    decide(world, release_id, "abort", alerts)
+    assert world.ledger.get(release_id).reason == "refused by ada: I saw enough"
 
 
 def test_prometheus_down_for_a_while_does_not_change_the_verdict(world, alerts, instrument):
@@ -300,7 +314,7 @@ def test_promoting_and_aborting_twice_changes_nothing(world, alerts):
         steps.promote(world, release_id, announce=alerts.append)
     assert len(alerts) == 1
     with pytest.raises(ReleaseError):
-        steps.abort(world, release_id, announce=alerts.append, decided_by="ada")
+        steps.abort(world, release_id, announce=alerts.append)
     assert world.ledger.stable() == 2
 
 
@@ -382,7 +396,7 @@ def test_of_several_versions_that_wait_the_newest_is_released(world, alerts):
 def test_the_runs_of_superseded_versions_have_nothing_left_to_do(world, alerts):
     first_version(world, alerts)
     release_id = automatic(world).release_id
-    steps.abort(world, release_id, announce=alerts.append, decided_by="ada")
+    decide(world, release_id, "abort", alerts)
     with pytest.raises(NothingNew, match="version 3, the newest, had its release already"):
         automatic(world, "the next run")
 
@@ -398,7 +412,7 @@ def test_a_run_that_is_tried_again_finds_its_own_release(world, alerts):
 
 def test_a_version_that_was_passed_over_may_be_released_by_hand(world, alerts):
     first_version(world, alerts)
-    steps.abort(world, automatic(world).release_id, announce=alerts.append, decided_by="ada")
+    decide(world, automatic(world).release_id, "abort", alerts)
     assert world.ledger.get(opened(world, 2)).version == 2
 
 

@@ -139,7 +139,12 @@ def promote(world):
 def promote_by_a_person(world):
     serving(world, 1)
     release_id = watched(world, 2)
-    return lambda world, announce: steps.promote(world, release_id, announce=announce, decided_by="ada")
+
+    def step(world, announce):
+        steps.intervene(world, release_id, "approve", who="ada", why="", request="run 1")
+        steps.promote(world, release_id, announce=announce)
+
+    return step
 
 
 def settle(world):
@@ -164,7 +169,12 @@ def abort(world):
 def abort_by_a_person(world):
     serving(world, 1)
     release_id = watched(world, 2)
-    return lambda world, announce: steps.abort(world, release_id, announce=announce, decided_by="ada")
+
+    def step(world, announce):
+        steps.intervene(world, release_id, "abort", who="ada", why="", request="run 1")
+        steps.abort(world, release_id, announce=announce)
+
+    return step
 
 
 def rollback_while_a_candidate_is_watched(world):
