@@ -29,7 +29,8 @@ from airflow.sdk import DAG, CronTriggerTimetable, Param, task
 
 from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, here, outcomes, requested_by
 from marquee_airflow.notifiers import announce
-from pipelines.settings import Fault, settings
+from pipelines.fault import Fault
+from pipelines.settings import settings
 
 ALL = "all"
 

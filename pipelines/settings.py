@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.errors import SettingsError
+from pipelines.fault import Fault
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
@@ -52,22 +53,13 @@ class OnDeadline(StrEnum):
     PROMOTE = "promote"
 
 
-class Fault(StrEnum):
-    """What a replica can have wrong on purpose, see `pipelines.release.faults`."""
+class FleetKind(StrEnum):
+    """What the replicas are."""
 
-    NONE = "none"
-    SLOW = "slow"
-    """Every answer takes 700 ms."""
-    ERRORING = "erroring"
-    """Every tenth answer is a 503."""
-    POPULAR = "popular"
-    """Everybody gets the same popular list."""
-    STALE = "stale"
-    """Answers say the version before."""
-    WRONG_IDS = "wrong-ids"
-    """Lists name movies that do not exist."""
-    SHORT = "short"
-    """Lists are cut to three movies."""
+    LOCAL = "local"
+    """Programs of the one-machine stack."""
+    DOCKER = "docker"
+    """Containers of the compose stack."""
 
 
 class Settings(BaseSettings):
@@ -241,8 +233,8 @@ class Settings(BaseSettings):
     """Replica that preflights and fire drills try: no viewer is ever answered by it."""
     replica_workers: Annotated[int, Field(ge=1, le=64)] = 2
     """Gunicorn workers of each replica."""
-    local_canary_fault: Fault = Fault.NONE
-    """What is wrong with the local canary; the demo's slow scenario says `slow`."""
+    canary_fault: Fault = Fault.NONE
+    """What is wrong with the canary, on purpose; the demo's slow scenario says `slow`."""
     receipts_port: Port = 8094
     """Receipts of single answers as a page and as JSON; on this machine only."""
     airflow_port: Port = 8080
@@ -258,7 +250,34 @@ class Settings(BaseSettings):
     slack_catcher_port: Port = 8026
     """Local Slack catcher of the demo."""
 
-    @field_validator("var_dir", "registry_dir", "event_file")
+    catcher_bind: str = "127.0.0.1"
+    """Address that the catchers listen on."""
+
+    # --- containers: set by docker-compose.yaml -----------------------------------------------
+    fleet: FleetKind = FleetKind.LOCAL
+    """Replicas are programs of this machine (`local`) or containers (`docker`)."""
+    docker_host: str = "tcp://gate:2375"
+    """Docker, or the gate before it, for what deploys containers."""
+    compose_project: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "marquee"
+    """Compose project whose containers are deployed."""
+    serving_repository: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._/-]{0,127}$")] = "marquee-serving"
+    """Repository of the serving images, one tag `vN` per version."""
+    train_image: str = ""
+    """Image that trains in a container of its own; empty: a training runs in the process of its task."""
+    train_memory_mb: Annotated[int, Field(ge=256)] = 4_096
+    """Most memory (MiB) of the container that trains."""
+    train_cpus: Annotated[float, Field(gt=0.0, le=1_024.0)] = 2.0
+    """Most processors of the container that trains."""
+    nginx_dir: Path | None = None
+    """Folder of NGINX's configuration; empty: `nginx` in the run-time folder."""
+    nginx_status_at: str = ""
+    """host:port where NGINX says which split it follows; empty: that of the one-machine stack."""
+    recommend_at: str = ""
+    """Address viewers ask, without the user id, as the audience sees it; empty: NGINX of this machine."""
+    airflow_at: str = ""
+    """Address of the Airflow UI in alerts and links; empty: that of the one-machine stack."""
+
+    @field_validator("var_dir", "registry_dir", "event_file", "nginx_dir")
     @classmethod
     def _from_project(cls, value: Path | None) -> Path | None:
         return value and PROJECT_DIR / value
@@ -332,13 +351,17 @@ class Settings(BaseSettings):
 
     @property
     def airflow_url(self) -> str:
-        """Address of Airflow's UI and API as seen from this machine."""
+        """Address of Airflow's UI and API, without a slash at its end."""
+        if self.airflow_at:
+            return self.airflow_at.rstrip("/")
         host = "127.0.0.1" if self.bind in {"0.0.0.0", "::"} else self.bind
         return f"http://{host}:{self.airflow_port}"
 
     @property
     def recommend_url(self) -> str:
         """Address viewers ask, without the user id."""
+        if self.recommend_at:
+            return self.recommend_at.rstrip("/")
         return f"http://{self.bind}:{self.nginx_port}/recommend"
 
 

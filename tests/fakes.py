@@ -12,6 +12,7 @@ import numpy as np
 from sqlalchemy import Engine, select
 
 from pipelines.errors import FleetError
+from pipelines.fault import Fault
 from pipelines.model.arrays import Arrays
 from pipelines.model.artifact import save
 from pipelines.model.ids import id_table
@@ -19,7 +20,6 @@ from pipelines.model.recommender import Recommendation
 from pipelines.records.tables import reccom
 from pipelines.release.fleet import SHADOW_REPLICA, Running
 from pipelines.release.router import Split, fingerprint
-from pipelines.settings import Fault
 
 
 class Killed(BaseException):

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.commands.shell import Exit, announce, print_json
-from pipelines.settings import Fault, read
+from pipelines.fault import Fault
+from pipelines.settings import read
 
 
 def drill(

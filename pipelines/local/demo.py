@@ -23,6 +23,7 @@ from rich.console import Console
 from pipelines import retrain
 from pipelines.alerts import Alert
 from pipelines.errors import StackError
+from pipelines.fault import Fault
 from pipelines.local import airflow, broker, catchers
 from pipelines.local.airflow_api import FINISHED, AirflowApi
 from pipelines.local.audience.history import history
@@ -33,7 +34,7 @@ from pipelines.release.figures import Measurement
 from pipelines.release.ledger import Release
 from pipelines.release.plan import Plan
 from pipelines.release.world import World, world
-from pipelines.settings import PROJECT_DIR, EventSource, Fault, Settings, read
+from pipelines.settings import PROJECT_DIR, EventSource, Settings, read
 
 WINDOW_S = 60.0
 _SEEN_IN_A_MINUTE = {
@@ -81,7 +82,7 @@ SCENARIOS = {
             "slow",
             "a candidate that needs 700 ms for an answer; it shall be taken away",
             "aborted",
-            settings={"local_canary_fault": Fault.SLOW},
+            settings={"canary_fault": Fault.SLOW},
         ),
         Scenario(
             "bad-rmse", "viewers rate by rolling dice; the gate shall refuse the model", "refused", "random"

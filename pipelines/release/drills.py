@@ -19,6 +19,7 @@ from sqlalchemy import Engine, insert, select
 from pipelines import alerts
 from pipelines.alerts import Announce
 from pipelines.errors import NothingNew
+from pipelines.fault import Fault
 from pipelines.model.artifact import load
 from pipelines.model.recommender import Model
 from pipelines.records.lines import parse
@@ -32,7 +33,6 @@ from pipelines.release.measure import answers_of, figures_of, read_answers
 from pipelines.release.plan import Plan
 from pipelines.release.shadow import mirrored, shadowing
 from pipelines.release.world import World
-from pipelines.settings import Fault
 
 log = logging.getLogger(__name__)
 

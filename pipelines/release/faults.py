@@ -15,7 +15,7 @@ from flask import Flask
 
 import serving.wsgi
 from pipelines.errors import SettingsError
-from pipelines.settings import Fault
+from pipelines.fault import Fault
 from serving.app import Answers, Recommend
 from serving.ladder import POPULAR, Answer
 

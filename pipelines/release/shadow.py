@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from filelock import FileLock
 
+from pipelines.fault import Fault
 from pipelines.release.fleet import SHADOW_REPLICA
 from pipelines.release.router import split_of
 from pipelines.release.world import World
-from pipelines.settings import Fault
 
 # A fire drill gives way to a release at its next look, or when its own preflight is over.
 _LOCK_TIMEOUT_S = 300

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import func, select
 
 from pipelines.errors import NothingNew
+from pipelines.fault import Fault
 from pipelines.local.stack import Stack, wait_for
 from pipelines.records.database import connect, migrate
 from pipelines.records.tables import reccom
@@ -21,7 +22,7 @@ from pipelines.release.ledger import Ledger
 from pipelines.release.measure import Prometheus
 from pipelines.release.plan import Plan
 from pipelines.release.world import World, local_nginx
-from pipelines.settings import PROJECT_DIR, Fault, environment, read
+from pipelines.settings import PROJECT_DIR, environment, read
 from tests.fakes import FakeRegistry, tiny_artifact
 from tests.ports import free_ports
 from tests.viewers import viewers
@@ -36,7 +37,8 @@ DRILL = """
 from dataclasses import replace
 from pipelines.release import drills, world
 from pipelines.release.plan import Plan
-from pipelines.settings import Fault, read
+from pipelines.fault import Fault
+from pipelines.settings import read
 from tests.fakes import FakeRegistry
 
 config = read()

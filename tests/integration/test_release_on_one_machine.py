@@ -14,6 +14,7 @@ import psutil
 import pytest
 from sqlalchemy import func, select
 
+from pipelines.fault import Fault
 from pipelines.local.stack import Stack, answers, wait_for
 from pipelines.records.tables import reccom
 from pipelines.release import steps
@@ -23,7 +24,7 @@ from pipelines.release.fleet.local import LocalFleet
 from pipelines.release.judge import Verdict
 from pipelines.release.ledger import State
 from pipelines.release.plan import Plan
-from pipelines.settings import Fault, read
+from pipelines.settings import read
 from tests.fakes import FakeRegistry, tiny_artifact
 from tests.ports import free_ports
 from tests.viewers import Answers, viewers

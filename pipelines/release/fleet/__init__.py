@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipelines.settings import Fault
+from pipelines.fault import Fault
 
 STABLE_REPLICAS = ("stable-1", "stable-2")
 CANARY_REPLICA = "canary"

@@ -11,9 +11,10 @@ from pathlib import Path
 import httpx
 
 from pipelines.errors import FleetError
+from pipelines.fault import Fault
 from pipelines.release.fleet import CANARY_REPLICA, SHADOW_REPLICA, Running
 from pipelines.release.fleet.supervisor import Supervisor
-from pipelines.settings import PROJECT_DIR, Fault, Settings
+from pipelines.settings import PROJECT_DIR, Settings
 
 APP = "serving.wsgi:create_app_from_env()"
 _BROKEN_APP = "pipelines.release.faults:create_app_from_env()"
@@ -74,7 +75,7 @@ class LocalFleet:
         return replica if replica == SHADOW_REPLICA else f"replica-{replica}"
 
     def _fault(self, arm: str, fault: Fault) -> Fault:
-        return self._config.local_canary_fault if arm == "canary" else fault
+        return self._config.canary_fault if arm == "canary" else fault
 
     def _program(self, replica: str, model_dir: Path, arm: str, fault: Fault) -> dict[str, str]:
         config = self._config

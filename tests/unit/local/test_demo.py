@@ -1,7 +1,8 @@
 import pytest
 
+from pipelines.fault import Fault
 from pipelines.local.demo import SCENARIOS, WINDOW_S, config_of
-from pipelines.settings import EventSource, Fault, Settings, read
+from pipelines.settings import EventSource, Settings, read
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,5 @@ def test_without_kafka_events_go_through_a_file(tmp_path):
 
 
 def test_only_the_slow_scenario_starts_another_canary():
-    faults = {
-        name: config_of(scenario, kafka=True).local_canary_fault for name, scenario in SCENARIOS.items()
-    }
+    faults = {name: config_of(scenario, kafka=True).canary_fault for name, scenario in SCENARIOS.items()}
     assert faults == {"good": Fault.NONE, "slow": Fault.SLOW, "bad-rmse": Fault.NONE}

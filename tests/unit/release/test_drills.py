@@ -7,6 +7,7 @@ from filelock import FileLock
 from sqlalchemy import insert
 
 from pipelines.errors import FleetError, NothingNew
+from pipelines.fault import Fault
 from pipelines.model.artifact import load
 from pipelines.records.tables import drills as table
 from pipelines.records.tables import reccom
@@ -18,7 +19,7 @@ from pipelines.release.judge import Verdict
 from pipelines.release.plan import Plan
 from pipelines.release.router import Split
 from pipelines.release.shadow import mirrored, shadowing
-from pipelines.settings import Fault, read
+from pipelines.settings import read
 from tests.fakes import tiny_artifact
 
 PLAN = Plan.of(read(guard_s=0))

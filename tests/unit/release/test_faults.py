@@ -3,9 +3,9 @@ import time
 import pytest
 
 from pipelines.errors import SettingsError
+from pipelines.fault import Fault
 from pipelines.release import faults
 from pipelines.release.faults import broken
-from pipelines.settings import Fault
 from serving import create_app
 from tests.fakes import ToyModel, tiny_artifact
 

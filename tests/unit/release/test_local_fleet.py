@@ -3,10 +3,11 @@ from configparser import RawConfigParser
 import pytest
 
 from pipelines.errors import FleetError
+from pipelines.fault import Fault
 from pipelines.release.fleet import SHADOW_REPLICA
 from pipelines.release.fleet.local import LocalFleet
 from pipelines.release.fleet.supervisor import Supervisor
-from pipelines.settings import Fault, read
+from pipelines.settings import read
 from tests.fakes import tiny_artifact
 
 
@@ -64,7 +65,7 @@ def test_the_shadow_is_apart_from_the_replicas_that_viewers_meet(fleet_of, super
 
 
 def test_the_demo_gives_a_fault_to_the_canary_alone(fleet_of, supervisor):
-    fleet = fleet_of(local_canary_fault="slow")
+    fleet = fleet_of(canary_fault="slow")
     for replica, arm in (("stable-1", "stable"), ("canary", "canary"), (SHADOW_REPLICA, "shadow")):
         fleet.deploy(replica, 7, arm=arm)
     names = ("replica-stable-1", "replica-canary", "shadow")

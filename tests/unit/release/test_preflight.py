@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import insert
 from werkzeug.serving import make_server
 
+from pipelines.fault import Fault
 from pipelines.model.artifact import load
 from pipelines.records.tables import reccom
 from pipelines.release import preflight
@@ -16,7 +17,7 @@ from pipelines.release.findings import GOOD, Answer, Request, findings_of, troub
 from pipelines.release.fleet import SHADOW_REPLICA
 from pipelines.release.plan import Plan
 from pipelines.release.preflight import requests_of, tried
-from pipelines.settings import Fault, read
+from pipelines.settings import read
 from serving import create_app
 from tests.fakes import tiny_artifact
 
