@@ -2,8 +2,9 @@
 
 A new version starts the DAG **release** by itself.
 
-Runs every `MARQUEE_RETRAIN_EVERY_DAYS` days (2 unless changed; 0: never by itself) at 03:00 UTC, and
-whenever you trigger it. One run at a time; one that was missed while Airflow was down is made up for once.
+Runs every `MARQUEE_RETRAIN_EVERY_DAYS` days (2 unless changed; 0: never by itself) at 03:00 UTC,
+whenever you trigger it, and for the first time as soon as it is switched on. One run at a time; one that was
+missed while Airflow was down is made up for once.
 
 | Task | What it does |
 |---|---|
@@ -86,7 +87,7 @@ with DAG(
     dag_id="retrain",
     description="Every few days: collect, validate, train, gate, version",
     doc_md=__doc__,
-    schedule=every_days(settings().retrain_every_days),
+    schedule=every_days(settings().retrain_every_days, at_once=settings().retrain_at_once),
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,

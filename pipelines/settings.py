@@ -217,6 +217,8 @@ class Settings(BaseSettings):
     # --- schedule -----------------------------------------------------------------------------
     retrain_every_days: Annotated[int, Field(ge=0, le=365)] = 2
     """Days between two scheduled trainings; 0: only by hand."""
+    retrain_at_once: bool = True
+    """Train for the first time as soon as the DAG is switched on, not at the next turn at 03:00 UTC."""
 
     # --- serving and the one-machine stack ----------------------------------------------------
     bind: str = "127.0.0.1"

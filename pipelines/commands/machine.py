@@ -76,8 +76,12 @@ def audience(
     requests_per_s: Annotated[
         float, typer.Option(min=0.1, max=1000, help="Recommendation requests a second.")
     ] = 10.0,
+    archive: Annotated[
+        bool, typer.Option("--archive", help="Begin an empty stream with two days of archived events.")
+    ] = False,
 ) -> None:
     """Play the viewers: ask for recommendations and write the event stream, until stopped."""
+    from pipelines.local.audience.history import play_history
     from pipelines.local.audience.loop import run
     from pipelines.local.audience.sinks import FileSink, KafkaSink
     from pipelines.local.audience.viewers import Taste
@@ -85,10 +89,14 @@ def audience(
 
     config = read()
     to_file = config.event_source is EventSource.FILE and config.event_file
+    sink = FileSink(to_file) if to_file else KafkaSink(config.kafka, config.kafka_topic)
+    stop = stop_event()
+    if archive:
+        play_history(sink, seed, stop)
     run(
         config.recommend_url,
-        FileSink(to_file) if to_file else KafkaSink(config.kafka, config.kafka_topic),
-        stop_event(),
+        sink,
+        stop,
         seed=seed,
         requests_per_s=requests_per_s,
         taste=Taste(taste),

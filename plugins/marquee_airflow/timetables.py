@@ -19,10 +19,13 @@ class EveryDays(Timetable):
     Airflow's own delta timetable starts a first run the moment a DAG is switched on, and cron cannot count
     days across the end of a month. Here the first run waits for its turn; one that was missed while Airflow
     was down is made up for once. ``start_date`` and ``catchup`` of the DAG play no part.
+
+    ``at_once``: the very first run makes up for the turn before it, as where nothing serves yet.
     """
 
-    def __init__(self, days: int) -> None:
+    def __init__(self, days: int, *, at_once: bool = False) -> None:
         self.days = days
+        self.at_once = at_once
         self.description = f"Every {days} days at {ANCHOR:%H:%M} UTC"
 
     @property
@@ -32,12 +35,12 @@ class EveryDays(Timetable):
 
     def serialize(self) -> dict[str, Any]:
         """Return what ``deserialize`` takes."""
-        return {"days": self.days}
+        return {"days": self.days, "at_once": self.at_once}
 
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> Timetable:
         """Build the timetable from what ``serialize`` returned."""
-        return cls(data["days"])
+        return cls(data["days"], at_once=data["at_once"])
 
     def infer_manual_data_interval(self, *, run_after: pendulum.DateTime) -> DataInterval:
         """Give a run by hand the moment it was asked for."""
@@ -51,18 +54,19 @@ class EveryDays(Timetable):
         last = last_automated_data_interval and datetime.fromtimestamp(
             last_automated_data_interval.end.timestamp(), UTC
         )
-        return DagRunInfo.exact(pendulum.instance(next_run(last, datetime.now(UTC), self.days)))
+        turn = next_run(last, datetime.now(UTC), self.days, at_once=self.at_once)
+        return DagRunInfo.exact(pendulum.instance(turn))
 
 
-def every_days(days: int) -> EveryDays | None:
+def every_days(days: int, *, at_once: bool = False) -> EveryDays | None:
     """Return the schedule of a DAG that runs every ``days`` days; with 0 it is started by hand only."""
-    return EveryDays(days) if days else None
+    return EveryDays(days, at_once=at_once) if days else None
 
 
-def next_run(last: datetime | None, now: datetime, days: int) -> datetime:
+def next_run(last: datetime | None, now: datetime, days: int, *, at_once: bool = False) -> datetime:
     """Return the moment of the run after ``last`` (None: there was none yet), as seen at ``now``."""
     period = timedelta(days=days)
     newest = ANCHOR + (now - ANCHOR) // period * period
     if last is not None:
         return max(newest, ANCHOR + ((last - ANCHOR) // period + 1) * period)
-    return newest if now - newest < GRACE else newest + period
+    return newest if at_once or now - newest < GRACE else newest + period

@@ -1,23 +1,36 @@
 """An archive log: what the first version is trained on, before anybody has asked this service anything."""
 
 import heapq
+import logging
 import os
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.errors import MarqueeError
 from pipelines.events.grammar import MAX_USER_ID, Event, Rating, Request, Watch
 from pipelines.local.audience import tastes
 from pipelines.local.audience.calls import PATIENCE_S
 from pipelines.local.audience.faults import with_faults
+from pipelines.local.audience.sinks import Sink
 from pipelines.local.audience.tastes import Tastes
 from pipelines.local.audience.viewers import REQUEST_SHARE
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
 SPAN = timedelta(days=2)
+_USERS = 610
+_CHUNK_LINES = 5_000
+_RETRY_S = 1.0
 
 _MOST_MINUTES = 4
 """So many minutes, or fewer, are watched before a movie is rated: some 350,000 lines in all."""
@@ -30,7 +43,7 @@ _HOST, _PORT = "archive.localhost", 8082
 def history(
     path: Path,
     seed: int,
-    users: int = 610,
+    users: int = _USERS,
     *,
     now: datetime | None = None,
     data_dir: Path = tastes.DATA_DIR,
@@ -56,6 +69,34 @@ def history(
             count += 1
     scratch.replace(path)
     return count
+
+
+def play_history(sink: Sink, seed: int, stop: threading.Event, *, data_dir: Path = tastes.DATA_DIR) -> int:
+    """Write the archive log to ``sink`` if nothing was ever written there; return the number of lines.
+
+    A sink that is away is waited for until ``stop`` is set.
+
+    Raises:
+        StackError: the MovieLens files cannot be read.
+    """
+    if not _persistently(sink.is_empty, stop):
+        return 0
+    lines = history_lines(tastes.load(data_dir), seed, _USERS, datetime.now(UTC))
+    count = 0
+    while not stop.is_set() and (chunk := list(islice(lines, _CHUNK_LINES))):
+        count += _persistently(partial(sink.write, chunk), stop) or 0
+    log.info("%d lines of archived events are written", count)
+    return count
+
+
+def _persistently(act: Callable[[], T], stop: threading.Event) -> T | None:
+    while not stop.is_set():
+        try:
+            return act()
+        except MarqueeError as error:
+            log.warning("%s; trying again", error)
+            stop.wait(_RETRY_S)
+    return None
 
 
 def history_lines(known: Tastes, seed: int, users: int, now: datetime) -> Iterator[str]:

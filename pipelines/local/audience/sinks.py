@@ -1,11 +1,11 @@
 """Where the audience's lines go: a Kafka topic or a file, in order."""
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Protocol
 
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from pipelines.errors import StackError
@@ -24,6 +24,13 @@ class Sink(Protocol):
 
         Raises:
             MarqueeError: nothing can be stored at the moment.
+        """
+
+    def is_empty(self) -> bool:
+        """Return whether nothing was ever written there, by anybody.
+
+        Raises:
+            MarqueeError: that cannot be seen at the moment.
         """
 
     def close(self) -> None:
@@ -53,6 +60,10 @@ class FileSink:
             ) from error
         return len(lines)
 
+    def is_empty(self) -> bool:
+        """Return whether the file is missing or has no bytes."""
+        return not self.path.exists() or self.path.stat().st_size == 0
+
     def close(self) -> None:
         """Do nothing: the file is closed after every write."""
 
@@ -81,6 +92,25 @@ class KafkaSink:
         with suppress(KafkaTimeoutError):
             producer.flush(timeout=2 * KAFKA_PATIENCE_S)
         return sum(future.succeeded() for future in sent)
+
+    def is_empty(self) -> bool:
+        """Return whether every partition of the topic ends where it begins numbering.
+
+        Raises:
+            StackError: no broker answers, or it has no such topic.
+        """
+        broker.wait_ready(self.servers, timeout_s=CONNECT_TIMEOUT_S)
+        with closing(KafkaConsumer(bootstrap_servers=self.servers.split(","))) as consumer:
+            try:
+                numbers = consumer.partitions_for_topic(self.topic)
+                ends = consumer.end_offsets([TopicPartition(self.topic, each) for each in numbers or ()])
+            except KafkaError as error:
+                raise StackError(
+                    f"Kafka at {self.servers} does not say how far {self.topic} goes: {error}"
+                ) from error
+        if not ends:
+            raise StackError(f"Kafka at {self.servers} has no topic {self.topic}; create it first")
+        return not any(ends.values())
 
     def close(self) -> None:
         """Close the connection."""

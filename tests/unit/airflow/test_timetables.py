@@ -19,6 +19,12 @@ def test_the_first_run_waits_for_its_turn():
     assert next_run(None, switched_on, 2) == ANCHOR + 6 * DAY
 
 
+def test_the_first_run_comes_at_once_where_it_shall():
+    switched_on = ANCHOR + 4 * DAY + timedelta(hours=5)
+    assert next_run(None, switched_on, 2, at_once=True) == ANCHOR + 4 * DAY
+    assert next_run(ANCHOR + 4 * DAY, switched_on, 2, at_once=True) == ANCHOR + 6 * DAY
+
+
 def test_a_run_follows_the_last_one_after_the_period():
     last = ANCHOR + 4 * DAY
     assert next_run(last, last + timedelta(hours=1), 2) == last + 2 * DAY
@@ -62,8 +68,8 @@ def test_a_first_run_is_less_than_a_period_away(now, period):
 
 
 def test_the_timetable_survives_being_written_down():
-    rebuilt = EveryDays.deserialize(EveryDays(3).serialize())
-    assert rebuilt.serialize() == {"days": 3}
+    rebuilt = EveryDays.deserialize(EveryDays(3, at_once=True).serialize())
+    assert rebuilt.serialize() == {"days": 3, "at_once": True}
     assert rebuilt.summary == "every 3 days"
     assert rebuilt.description == "Every 3 days at 03:00 UTC"
 
@@ -84,4 +90,5 @@ def test_a_run_by_hand_is_about_its_own_moment():
 
 def test_no_days_is_no_schedule():
     assert every_days(0) is None
-    assert every_days(2).serialize() == {"days": 2}
+    assert every_days(2).serialize() == {"days": 2, "at_once": False}
+    assert every_days(2, at_once=True).serialize() == {"days": 2, "at_once": True}

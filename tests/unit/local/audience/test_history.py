@@ -1,11 +1,14 @@
+import threading
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from pipelines.errors import StackError
 from pipelines.events.grammar import Rating, Reject, Request, Watch, parse
 from pipelines.local.audience import history
+from pipelines.local.audience.sinks import FileSink
 from pipelines.local.audience.tastes import Tastes
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -88,3 +91,31 @@ def test_the_file_is_the_same_for_the_same_seed_and_time(
 
 def test_another_seed_gives_another_history(known: Tastes, lines: list[str]) -> None:
     assert list(history.history_lines(known, 2, 30, NOW)) != lines
+
+
+class Away(FileSink):
+    """Is away for the first two calls."""
+
+    calls = 0
+
+    def is_empty(self) -> bool:
+        self.calls += 1
+        if self.calls < 3:
+            raise StackError("the sink is away")
+        return super().is_empty()
+
+
+def test_an_empty_stream_begins_with_the_archive_and_one_that_was_begun_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(history, "_RETRY_S", 0.001)
+    monkeypatch.setattr(history, "_USERS", 5)
+    sink = Away(tmp_path / "events.log")
+    written = history.play_history(sink, 1, threading.Event())
+    told = (tmp_path / "events.log").read_bytes().splitlines()
+    assert written == len(told) > 1_000
+    assert history.play_history(sink, 1, threading.Event()) == 0
+
+
+def test_an_archive_that_is_stopped_ends(tmp_path):
+    stop = threading.Event()
+    stop.set()
+    assert history.play_history(Away(tmp_path / "events.log"), 1, stop) == 0
