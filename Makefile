@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := var/tools/uv/bin/uv
 export PYTHONPATH := $(CURDIR):$(CURDIR)/plugins
 
-.PHONY: help install check format test unit integration e2e demo bench verdicts up down lock
+.PHONY: help install check format test unit integration e2e demo bench verdicts up down logs status local-up local-down lock
 
 help: ## List the words
 	@grep -hE '^[a-z0-9. _-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9._-]+).*## (.*)/  make \1\t\2/' | expand -t 20
@@ -55,10 +55,27 @@ bench: install ## Ours beside the alternatives, as ratios; ONLY=events|validatin
 verdicts: install ## How often the judge of canaries errs, by simulation; RUNS=500 to shorten
 	@$(BIN)/python -m tests.benchmarks.verdicts $(RUNS)
 
-up: install ## Start the one-machine stack in the background
+# Names the code in images, where there is no git.
+export MARQUEE_CODE_COMMIT := $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null)
+
+up: .env ## Containers: build what changed, start everything, wait until it is healthy; PROFILES=audience,catchers,workers
+	@COMPOSE_PROFILES="$(PROFILES)" docker compose up -d --build --wait
+	@docker compose ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
+
+down: ## Containers: stop and remove them; what they keep stays
+	@docker compose --profile '*' down
+
+logs: ## Containers: follow what they say; SERVICE=keeper for one
+	@docker compose logs --follow --tail 100 $(SERVICE)
+
+status: ## Containers: which are there, who serves what, the latest releases
+	@docker compose ps --all --format 'table {{.Service}}\t{{.Status}}'
+	@docker compose exec -T airflow-scheduler python -m pipelines status
+
+local-up: install ## Start the one-machine stack in the background, without Docker
 	@$(BIN)/python -m pipelines up
 
-down: ## Stop the one-machine stack and the demo
+local-down: ## Stop the one-machine stack and the demo
 	@$(BIN)/python -m pipelines down
 
 lock: $(UV) ## Resolve the dependencies again: requirements.txt, serving/requirements.txt

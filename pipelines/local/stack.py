@@ -57,7 +57,7 @@ class Stack:
         if taken:
             raise StackError(
                 "these ports are taken by another program:\n" + "\n".join(taken) + "\n"
-                "stop it (an older stack: `make down`) or set another port, for example "
+                "stop it (an older stack: `make local-down`) or set another port, for example "
                 f"{taken[0].strip().split('(')[1].rstrip(')')}={self._ports_end()}"
             )
 
@@ -232,7 +232,7 @@ def bring_up(config: Settings) -> None:
         raise StackError(f"{home.reason}; or name a broker with MARQUEE_KAFKA_SERVERS")
     stack = Stack(config, kafka_home=home)
     if stack.is_up():
-        raise StackError(f"the stack of {config.var_dir} is up already; `make down` stops it")
+        raise StackError(f"the stack of {config.var_dir} is up already; `make local-down` stops it")
     stack.check_ports()
     stack.start()
     broker.create_topic(config.kafka, config.kafka_topic, 1, timeout_s=_START_S)

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 
+import docker
 import pytest
 from sqlalchemy import create_engine, text
 
 from pipelines.local import broker
 from tests.broker import TOOLS_DIR, Kafka
+from tests.engine import NoEngine, engine
 from tests.mariadb import MariaDB, NoMariaDB
 from tests.ports import free_ports
 
@@ -56,3 +58,14 @@ def mysql_url(mariadb: str) -> Iterator[str]:
     with server.begin() as connection:
         connection.execute(text("drop database records"))
     server.dispose()
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[docker.APIClient]:
+    """This machine's Docker engine."""
+    try:
+        client = engine()
+    except NoEngine as reason:
+        pytest.skip(str(reason))
+    yield client
+    client.close()
