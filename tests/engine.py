@@ -6,7 +6,7 @@ from docker.errors import DockerException
 from pipelines.errors import MarqueeError
 
 
-class NoEngine(MarqueeError):
+class NoEngine(MarqueeError):  # noqa: N818 - a reason to skip
     """This machine has no Docker engine that answers."""
 
 
