@@ -66,8 +66,11 @@ class AirflowApi:
 
     def task_states(self, dag_id: str, run_id: str) -> dict[str, str]:
         """Return the state of every task of the run; ``none`` for one that has not been looked at."""
-        tasks = self._call("GET", f"{_run(dag_id, run_id)}/taskInstances")["task_instances"]
-        return {task["task_id"]: task["state"] or "none" for task in tasks}
+        return {task["task_id"]: task["state"] or "none" for task in self.tasks(dag_id, run_id)}
+
+    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return what Airflow knows of every task of the run, by the names of its API."""
+        return list(self._call("GET", f"{_run(dag_id, run_id)}/taskInstances")["task_instances"])
 
     def wait_run(self, dag_id: str, run_id: str, timeout_s: float) -> str:
         """Wait until the run has finished; returns ``success`` or ``failed``."""
