@@ -1,10 +1,11 @@
-"""Look after the receipts: tell when they are lost or stuck, and move old ones out of the database.
+"""Look after receipts and alerts: tell what is lost, stuck or fires, and move old receipts to files.
 
 Runs every ten minutes by itself; a run takes seconds. Viewers notice nothing of it, whatever it finds.
 
 | Task | What it does |
 |---|---|
 | `watch_receipts` | tells once of every loss, and of receipts that wait for 15 minutes and more |
+| `watch_alarms` | tells once of each alert of Prometheus, once when it is over; and of its silence |
 | `archive_receipts` | moves days older than `MARQUEE_RECEIPTS_KEEP_DAYS` (30) to Parquet, one file a day |
 
 **Skipped (pink)?** The records database does not answer. Receipts wait in the spool and none is lost; you
@@ -14,6 +15,9 @@ are told once it has been so for 15 minutes. Archiving waits for the next run.
 room in the spool folder; the replicas keep receipts again by themselves, and `served --at` names the gap.
 
 **"receipts wait"** means that database or recorder are away. Bring them back; everything is shipped then.
+
+**Other alerts** are rules of Prometheus (`docker/prometheus/rules.yml`); its page Alerts shows them as they
+are now. You are told within ten minutes, and not while this DAG cannot run.
 
 **Red?** The log of the red task says why. `archive_receipts` red with *Locked*: another archiver is at work,
 the next run finds what is left. Nothing is lost or doubled however often a task is killed or cleared.
@@ -37,6 +41,15 @@ def watch_receipts() -> bool:
 
 @task
 @outcomes()
+def watch_alarms() -> list[str]:
+    """Tell what began to fire and what is over; returns what is firing."""
+    from pipelines.audit import alarms
+
+    return alarms.watch_alarms(settings(), announce=announce)
+
+
+@task
+@outcomes()
 def archive_receipts() -> dict[str, int]:
     """Move old days out of the database; returns how many receipts of which day."""
     from pipelines.audit import upkeep
@@ -46,7 +59,7 @@ def archive_receipts() -> dict[str, int]:
 
 with DAG(
     dag_id="housekeeping",
-    description="Every ten minutes: receipts lost, stuck, or old enough for the archive",
+    description="Every ten minutes: receipts lost, stuck, or old enough for the archive; alerts that fire",
     doc_md=__doc__,
     schedule="*/10 * * * *",
     catchup=False,
@@ -56,3 +69,4 @@ with DAG(
     tags=TAGS,
 ):
     chain(watch_receipts(), archive_receipts())
+    watch_alarms()

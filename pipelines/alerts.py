@@ -209,5 +209,39 @@ def receipts_waiting(since: datetime, now: datetime, trouble: str, where: str) -
     )
 
 
+def alarmed(summaries: list[str], observed: list[str], where: str, runbook: str, *, key: str) -> Alert:
+    """Alerts of one rule of Prometheus have begun to fire, one in ``summaries`` and ``observed`` each."""
+    more = f", and {len(summaries) - 1} more like it" if len(summaries) > 1 else ""
+    return Alert(
+        title=f"Marquee: {summaries[0]}{more}",
+        body="Observed:\n" + "\n".join(f"- {line}" for line in observed) + "\n"
+        f"Where to look: {where}\nWhat to do: {runbook}",
+        key=key,
+    )
+
+
+def alarms_over(summaries: list[str]) -> Alert:
+    """Alerts of Prometheus that were told fire no more."""
+    more = f", and {len(summaries) - 1} more" if len(summaries) > 1 else ""
+    return Alert(
+        title=f"Marquee: over: {summaries[0]}{more}",
+        body="Observed: this has been told and is no longer so:\n"
+        + "\n".join(f"- {line}" for line in summaries)
+        + "\nWhat to do: nothing.",
+    )
+
+
+def prometheus_silent(since: datetime, now: datetime, trouble: str, where: str) -> Alert:
+    """Prometheus does not answer; ``trouble`` is what was got instead."""
+    return Alert(
+        title="Marquee: Prometheus does not answer",
+        body=f"Observed: no answer since {since:%Y-%m-%d %H:%M} UTC, "
+        f"{(now - since).total_seconds() / 60:.0f} minutes ago: {trouble}\n"
+        "Viewers get their answers, but nothing is measured: no release is judged, and no alert fires.\n"
+        f"Where to look: {where}, and the log of Prometheus\n"
+        "What to do: bring it back; what fires then is told.",
+    )
+
+
 def _serving(version: int | None) -> str:
     return f"version {version}" if version else "nothing"

@@ -142,6 +142,7 @@ def _release(release: Release | None, phase: str, became: str) -> list[Line]:
         Line("release", f"{release.release_id}, requested by {release.requested_by}"),
         Line("when served", phase),
         Line("decision", _decision(release)),
+        *([Line("image", release.image)] if release.image else []),
         *_taken_back(release),
         *note,
     ]

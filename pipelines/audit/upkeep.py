@@ -5,6 +5,7 @@ What was told stands in a file, so that the same trouble is told once however of
 
 import json
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from sqlalchemy import Engine
 from pipelines import alerts
 from pipelines.alerts import Alert, Announce
 from pipelines.audit.books import Books, open_books
+from pipelines.durable import write_whole
 from pipelines.errors import MeasurementError
 from pipelines.records.archive import Archived, archive
 from pipelines.records.lookup import Lost
@@ -94,7 +96,7 @@ def watch_receipts(config: Settings, *, announce: Announce, now: datetime | None
     for alert in news:
         announce(alert)
     # Last: killed before it, the same is told twice, and never not at all.
-    _write(path, json.dumps(told.as_json(), indent=2) + "\n")
+    write_whole(path, json.dumps(told.as_json(), indent=2) + "\n")
     return not seen.database_trouble
 
 
@@ -152,8 +154,12 @@ def oldest_waiting(engine: Engine, spool_dir: Path) -> datetime | None:
         SQLAlchemyError: the database, which knows what was shipped, is away.
     """
     files = spool_files(spool_dir)
-    already = shipped_bytes(engine) if files else {}
-    moments = (_first_unshipped(file, already.get(file.key, 0)) for file in files)
+    return first_waiting(files, shipped_bytes(engine) if files else {})
+
+
+def first_waiting(files: Iterable[SpoolFile], shipped: Mapping[str, int]) -> datetime | None:
+    """Return when the oldest receipt was written that stands behind the bytes ``shipped`` of its file."""
+    moments = (_first_unshipped(file, shipped.get(file.key, 0)) for file in files)
     return min(filter(None, moments), default=None)
 
 
@@ -190,10 +196,3 @@ def _line(lost: Lost) -> str:
     return (
         f"{lost.count:,} of {lost.replica}, from {lost.since:%Y-%m-%d %H:%M:%S} to {lost.until:%H:%M:%S} UTC"
     )
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.tmp")
-    fresh.write_text(text)
-    fresh.replace(path)

@@ -31,6 +31,7 @@ _ORPHAN_S = 10.0
 _MARK = "MARQUEE_STACK"
 """Variable that marks every process of a stack with the configuration it belongs to."""
 _PROMETHEUS_TEMPLATE = PROJECT_DIR / "docker" / "prometheus" / "prometheus.local.yml.template"
+_PROMETHEUS_RULES = PROJECT_DIR / "docker" / "prometheus" / "rules.yml"
 
 
 class Stack:
@@ -210,6 +211,7 @@ class Stack:
             stable_2=f"127.0.0.1:{config.stable_2_port}",
             canary=f"127.0.0.1:{config.canary_port}",
             prometheus=f"127.0.0.1:{config.prometheus_port}",
+            rules=_PROMETHEUS_RULES,
         )
         (folder / "prometheus.yml").write_text(text)
         arguments = [

@@ -164,11 +164,24 @@ class Prometheus:
             for one in self._ask(query, at)
         ]
 
+    def alerts(self) -> list[dict[str, Any]]:
+        """Return the alerts that fire or are about to, as Prometheus describes them.
+
+        Raises:
+            MeasurementError: the server does not answer.
+        """
+        alerts: list[dict[str, Any]] = self._get("/api/v1/alerts", {}, "its alerts")["alerts"]
+        return alerts
+
     def _ask(self, query: str, at: datetime) -> list[dict[str, Any]]:
         asked: dict[str, str | float] = {"query": query, "time": at.timestamp()}
+        series: list[dict[str, Any]] = self._get("/api/v1/query", asked, repr(query))["result"]
+        return series
+
+    def _get(self, path: str, asked: Mapping[str, str | float], what: str) -> dict[str, Any]:
         try:
             with httpx.Client(base_url=self._url, timeout=_TIMEOUT_S, transport=self._transport) as client:
-                response = client.get("/api/v1/query", params=asked)
+                response = client.get(path, params=asked)
             body = response.json()
         except (httpx.HTTPError, ValueError) as error:
             raise MeasurementError(
@@ -177,10 +190,10 @@ class Prometheus:
             ) from error
         if body.get("status") != "success":
             raise MeasurementError(
-                f"Prometheus at {self._url} refused {query!r}: {body.get('error', response.text)}"
+                f"Prometheus at {self._url} refused {what}: {body.get('error', response.text)}"
             )
-        series: list[dict[str, Any]] = body["data"]["result"]
-        return series
+        data: dict[str, Any] = body["data"]
+        return data
 
 
 def measure(records: Engine, prometheus: Prometheus, *, watched: Watched, now: datetime) -> Measurement:

@@ -12,10 +12,11 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, TriggerRule
 from airflow.sdk.exceptions import ParamValidationError
 
+from marquee_airflow import training
 from marquee_airflow.defaults import announce_failure
 from marquee_airflow.timetables import ANCHOR
 from pipelines.release.ledger import State
-from pipelines.settings import PROJECT_DIR
+from pipelines.settings import PROJECT_DIR, FleetKind, read
 
 DAG_IDS = {"collect", "retrain", "release", "rollback", "steer", "housekeeping", "fire_drill"}
 HEAVY = ["pandas", "numpy", "surprise", "great_expectations", "slack_sdk", "aiosmtplib", "alembic", "kafka"]
@@ -76,6 +77,25 @@ def test_retrain_goes_straight_from_events_to_a_version(bag):
         "gate": {"version"},
         "version": set(),
     }
+
+
+def test_where_there_is_an_image_for_it_the_training_has_a_container_and_the_same_place(monkeypatch):
+    config = read(
+        _env_file=None, fleet=FleetKind.DOCKER, train_image="marquee-airflow", smtp_password="x-secret"
+    )
+    for where in ("pipelines.settings", training.__name__):
+        monkeypatch.setattr(f"{where}.settings", lambda: config)
+    inside = DagBag(PROJECT_DIR / "dags" / "retrain.py")
+    assert inside.import_errors == {}
+    train = inside.dags["retrain"].get_task("train")
+    assert (train.task_type, train.upstream_task_ids, train.downstream_task_ids) == (
+        "TrainOperator",
+        {"validate"},
+        {"gate"},
+    )
+    assert (train.retries, list(train.on_failure_callback)) == (2, [announce_failure])
+    assert train.command == ["python", "-m", "pipelines", "train", "--run", "{{ run_id }}"]
+    assert "x-secret" not in str(vars(train)), "what an operator holds is shown and stored"
 
 
 def test_version_publishes_the_asset_that_release_waits_for(bag):
@@ -181,7 +201,11 @@ def test_the_form_of_a_drill_takes_known_faults_and_minutes(bag, name, value, ac
 
 def test_housekeeping_looks_before_it_archives_every_ten_minutes(bag):
     housekeeping = bag.dags["housekeeping"]
-    assert order(housekeeping) == {"watch_receipts": {"archive_receipts"}, "archive_receipts": set()}
+    assert order(housekeeping) == {
+        "watch_receipts": {"archive_receipts"},
+        "archive_receipts": set(),
+        "watch_alarms": set(),
+    }
     assert housekeeping.timetable.expression == "*/10 * * * *"
 
 

@@ -17,7 +17,8 @@ from airflow.sdk import Connection
 from airflow.sdk.exceptions import AirflowException
 
 from marquee_airflow import notifiers
-from marquee_airflow.notifiers import announce, connections
+from marquee_airflow.connections import connections
+from marquee_airflow.notifiers import announce
 from pipelines.alerts import Alert
 from pipelines.local import catchers
 from pipelines.settings import Settings, read

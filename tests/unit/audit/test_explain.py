@@ -5,6 +5,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from pipelines.audit.explain import explain
+from pipelines.audit.story import tell
 from pipelines.errors import MarqueeError, NoReceipt
 from pipelines.records.database import naive_utc
 from pipelines.records.tables import releases
@@ -28,6 +29,7 @@ def promoted(books, noon, plan):
         "ended_at": naive_utc(noon - timedelta(hours=1)),
         "verdict": "pass",
         "reason": "mean response time 2 ms",
+        "image": "sha256:" + "f" * 64,
     }
     with books.engine.begin() as connection:
         connection.execute(insert(releases).values(values))
@@ -50,6 +52,12 @@ def test_an_answer_leads_to_everything_it_rested_on(books, write, ship, track, p
     )
     assert found.origin.gate_reason == "RMSE 0.8750 is below 1."
     assert (found.release.release_id, found.phase, found.became) == (1, "promoted", "promoted")
+
+
+def test_the_image_that_answered_is_told(books, write, promoted):
+    write({})
+    told = {line.label: line.text for part in tell(explain(books, ID)).sections for line in part.lines}
+    assert told["image"] == "sha256:" + "f" * 64
 
 
 def test_the_explanation_is_json(books, write, track, promoted):
