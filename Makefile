@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := var/tools/uv/bin/uv
 export PYTHONPATH := $(CURDIR):$(CURDIR)/plugins
 
-.PHONY: help install check format test unit integration e2e demo bench verdicts up down logs status local-up local-down lock
+.PHONY: help install check format test unit integration e2e demo bench verdicts env up down logs status local-up local-down lock
 
 help: ## List the words
 	@grep -hE '^[a-z0-9. _-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9._-]+).*## (.*)/  make \1\t\2/' | expand -t 20
@@ -49,7 +49,7 @@ e2e: install ## The demo's scenarios from start to end
 demo: install ## The whole loop, live: SCENARIO=good|slow|bad-rmse, ONCE=1 to end after the verdict
 	@$(BIN)/python -m pipelines demo --scenario "$(or $(SCENARIO),good)" $(if $(filter-out 0,$(ONCE)),--once)
 
-bench: install ## Ours beside the alternatives, as ratios; ONLY=events|validating|clean_days|telemetry|ranking|training|serving|receipts|releases
+bench: install ## Ours beside the alternatives, as ratios; ONLY=events|validating|clean_days|telemetry|ranking|training|serving|receipts|releases|images
 	$(BIN)/python -m tests.benchmarks.bench $(ONLY)
 
 verdicts: install ## How often the judge of canaries errs, by simulation; RUNS=500 to shorten
@@ -57,6 +57,12 @@ verdicts: install ## How often the judge of canaries errs, by simulation; RUNS=5
 
 # Names the code in images, where there is no git.
 export MARQUEE_CODE_COMMIT := $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null)
+
+env: ## Containers: .env from .env.example, with secrets drawn for this machine; what is there stays
+	@docker/make-env
+
+.env:
+	@docker/make-env
 
 up: .env ## Containers: build what changed, start everything, wait until it is healthy; PROFILES=audience,catchers,workers
 	@COMPOSE_PROFILES="$(PROFILES)" docker compose up -d --build --wait
@@ -84,5 +90,5 @@ lock: $(UV) ## Resolve the dependencies again: requirements.txt, serving/require
 	$(UV) pip compile --quiet --universal --python-version 3.11 --no-annotate \
 		--custom-compile-command "make lock" -c requirements.txt serving/requirements.in -o serving/requirements.txt
 
-.env.example: pipelines/settings.py | install
+.env.example: pipelines/settings.py docker/env.example | install
 	$(BIN)/python -m pipelines settings > $@

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines import logs
-from pipelines.commands import audit, data, drills, machine, releases, training, verdicts
+from pipelines.commands import audit, containers, data, drills, machine, records, releases, training, verdicts
 from pipelines.commands.shell import Exit, errors
 from pipelines.errors import Locked, MarqueeError, NothingNew, Refused, SettingsError
 
@@ -40,6 +40,7 @@ _COMMANDS: dict[str, list[Callable[..., Any]]] = {
         audit.receipt,
         audit.served,
         audit.archive,
+        records.migrate,
     ],
     "The machine": [
         machine.demo,
@@ -49,6 +50,7 @@ _COMMANDS: dict[str, list[Callable[..., Any]]] = {
         machine.follow,
         machine.audience,
         machine.catch,
+        containers.keep,
         machine.settings,
     ],
 }

@@ -225,6 +225,8 @@ class Settings(BaseSettings):
     """Address that NGINX and the Airflow UI listen on in the one-machine stack."""
     nginx_port: Port = 8082
     """NGINX: the address viewers ask."""
+    max_requests_per_s: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
+    """Requests a second from one address (a load balancer is one) beyond which NGINX says 429; 0: no limit."""
     stable_1_port: Port = 8091
     """First stable replica."""
     stable_2_port: Port = 8092
@@ -406,8 +408,12 @@ def allowed(name: str) -> str:
 
 
 def example() -> str:
-    """Return the text of ``.env.example``: each setting with its meaning, allowed values and default."""
-    return "\n".join([EXAMPLE_HEAD, *(_example_of(name) for name in Settings.model_fields)])
+    """Return the text of ``.env.example``: each setting with its meaning, allowed values and default.
+
+    At its end stand the secrets of the containers, which are no settings of ours: ``docker/env.example``.
+    """
+    secrets = (PROJECT_DIR / "docker" / "env.example").read_text()
+    return "\n".join([EXAMPLE_HEAD, *(_example_of(name) for name in Settings.model_fields), secrets])
 
 
 def _example_of(name: str) -> str:

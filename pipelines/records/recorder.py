@@ -6,6 +6,7 @@ shipped again adds nothing.
 """
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
@@ -27,11 +28,17 @@ LONGEST_PAUSE_S = 10.0
 logger = logging.getLogger(__name__)
 
 
-def run(url: str, spool_dir: Path, every_s: float = 1.0, stop: Event | None = None) -> None:
+def run(
+    url: str,
+    spool_dir: Path,
+    every_s: float = 1.0,
+    stop: Event | None = None,
+    beat: Callable[[], None] = lambda: None,
+) -> None:
     """Ship what is below ``spool_dir`` every ``every_s`` seconds until ``stop`` is set, then once more.
 
-    While the database is away (unreachable, locked, without tables) the pause grows to
-    `LONGEST_PAUSE_S`; receipts wait in their files.
+    ``beat`` is called whenever all of it has been shipped. While the database is away (unreachable, locked,
+    without tables) the pause grows to `LONGEST_PAUSE_S`; receipts wait in their files.
 
     Raises:
         SettingsError: ``url`` is not the address of a database that records can be kept in.
@@ -43,6 +50,8 @@ def run(url: str, spool_dir: Path, every_s: float = 1.0, stop: Event | None = No
     while not stopping:
         stopping = stop.is_set()
         failures = 0 if _try_to_ship(engine, spool_dir, failures) else failures + 1
+        if not failures:
+            beat()
         # Past 2^10 the pause is the longest anyway.
         stop.wait(min(every_s * 2 ** min(failures, 10), max(LONGEST_PAUSE_S, every_s)))
     engine.dispose()
@@ -102,7 +111,7 @@ def shipped_bytes(engine: Engine) -> dict[str, int]:
 
 def _ship(engine: Engine, spool: SpoolFile, start: int) -> int:
     # Asked before reading: what is in the file then is all that it will ever hold.
-    finished = spool.sealed or spool.has_no_writer()
+    finished = spool.is_finished()
     shipped = 0
     try:
         with spool.open() as file:

@@ -4,15 +4,15 @@ A worker of a replica writes ``<replica>-<pid>-<start, ns>.jsonl`` and nobody el
 finished is renamed to ``….done``. A line is complete when its line end is there.
 """
 
-import fcntl
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-_NAME = re.compile(r"(?P<key>.+-(?P<pid>[0-9]+)-[0-9]+)\.(?P<suffix>jsonl|done)")
+from pipelines.writers import has_writer
+
+_NAME = re.compile(r"(?P<key>.+-[0-9]+-[0-9]+)\.(?P<suffix>jsonl|done)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,6 @@ class SpoolFile:
     path: Path
     key: str
     """Its name without the suffix, which changes when the file is sealed."""
-    pid: int
     sealed: bool
 
     def open(self) -> BinaryIO:
@@ -33,38 +32,15 @@ class SpoolFile:
         """
         return self.path.open("rb")
 
-    def has_no_writer(self) -> bool:
-        """Return whether the worker has gone and nobody else has the file open for writing; in doubt, no.
-
-        A process id alone is not enough: in another container it names another process.
-        """
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return self._is_leasable()
-        except PermissionError:
-            pass
-        return False
-
-    def _is_leasable(self) -> bool:
-        try:
-            with self.open() as file:
-                # The kernel grants a read lease only on a file that nobody has open for writing.
-                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        except OSError:
-            return False
-        return True
+    def is_finished(self) -> bool:
+        """Return whether nobody will write to the file any more; in doubt, no."""
+        return self.sealed or not has_writer(self.path)
 
 
 def spool_files(folder: Path) -> list[SpoolFile]:
     """Return the spool files of ``folder``, sorted by name; other files, and no folder, are passed over."""
     matches = [(path, _NAME.fullmatch(path.name)) for path in sorted(folder.glob("*"))]
-    return [
-        SpoolFile(path, match["key"], int(match["pid"]), match["suffix"] == "done")
-        for path, match in matches
-        if match
-    ]
+    return [SpoolFile(path, match["key"], match["suffix"] == "done") for path, match in matches if match]
 
 
 def chunks(file: BinaryIO, start: int, *, most_bytes: int, finished: bool) -> Iterator[tuple[bytes, int]]:

@@ -118,6 +118,7 @@ releases = Table(
     Column("served_from", _Time, nullable=True, comment="all viewers had it; its guard begins"),
     Column("reverted_because", Text, nullable=True, comment="why the guard took it back"),
     Column("ended_at", _Time, nullable=True, comment="nothing is left to be done for it"),
+    Column("image", String(80), nullable=True, comment="digest of the image its replicas are made of"),
 )
 
 looks = Table(

@@ -13,7 +13,7 @@ from tests.benchmarks.report import Report, machine
 
 PARTS = (
     *("events", "validating", "clean_days", "telemetry", "ranking", "training", "serving"),
-    *("receipts", "releases"),
+    *("receipts", "releases", "images"),
 )
 RESULTS = Path(__file__).parent / "RESULTS.md"
 HEAD = """\

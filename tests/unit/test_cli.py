@@ -103,6 +103,22 @@ def test_collect_wants_one_source(shell, tmp_path):
     assert "not both" in err
 
 
+def test_train_does_the_step_of_a_run_of_the_dag(shell, monkeypatch):
+    def step(config, *, run_id, show):
+        return {"rmse": 0.9, "run": run_id}
+
+    monkeypatch.setattr("pipelines.retrain.train", step)
+    code, printed, _ = shell("train", "--run", "manual__1")
+    assert (code, json.loads(printed)) == (Exit.OK, {"rmse": 0.9, "run": "manual__1"})
+
+
+@pytest.mark.parametrize("given", [(), ("--out", "model"), ("--run", "manual__1", "--out", "model")])
+def test_train_wants_either_ratings_or_a_run(shell, given):
+    code, _, said = shell("train", *given)
+    assert code == Exit.USAGE
+    assert "--run" in said
+
+
 def test_train_recommend_and_evaluate_work_on_any_csv(shell, tmp_path, ratings_csv):
     code, out, err = shell("train", "--ratings", ratings_csv, "--out", tmp_path / "model")
     assert code == Exit.OK, err
@@ -245,6 +261,13 @@ def test_archive_says_what_left_the_database(shell, spooled, tmp_path):
     assert code == Exit.OK
     assert [(day["day"], day["receipts"]) for day in json.loads(out)] == [("2022-11-14", 1)]
     assert json.loads(shell("receipt", "a" * 32, "--json")[1])["receipt"]["kept_in"] == "archive"
+
+
+def test_migrate_says_from_what_to_what(shell):
+    code, out, _ = shell("migrate")
+    assert code == Exit.OK
+    newest = out.removeprefix("the records are brought from nothing to ").strip()
+    assert shell("migrate")[1] == f"the records are at {newest}, which is up to date\n"
 
 
 @pytest.fixture

@@ -70,9 +70,13 @@ class Kept:
         end = max(row["served_at"] for row in rows) + timedelta(days=1)
         archive(self.engine, self.archive_dir, before=end)
 
-    def spool(self, *rows, pid=GONE_PID):
-        with (self.spool_dir / f"stable-1-{pid}-1.jsonl").open("ab") as file:
+    def spool(self, *rows):
+        with self.written() as file:
             file.writelines(map(as_line, rows))
+
+    def written(self):
+        """The spool file, open as its worker has it."""
+        return (self.spool_dir / f"stable-1-{GONE_PID}-1.jsonl").open("ab")
 
 
 @pytest.fixture

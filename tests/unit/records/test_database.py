@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pipelines.errors import MarqueeError, SettingsError
 from pipelines.records import database
-from pipelines.records.database import connect, migrate, naive_utc, upsert
+from pipelines.records.database import connect, migrate, naive_utc, revision, upsert
 from pipelines.records.tables import looks, metadata, reccom, spools, tracking
 from tests.receipts import row
 
@@ -32,6 +32,14 @@ def test_migrating_again_changes_nothing_and_keeps_the_rows(url, opened):
     migrate(url)
     with engine.connect() as connection:
         assert connection.execute(select(spools)).all() == [("stable-1-7-1", 10)]
+
+
+def test_revision_is_that_of_the_tables(url, opened):
+    assert revision(url) is None
+    alembic_to(opened(url), "0002")
+    assert revision(url) == "0002"
+    migrate(url)
+    assert revision(url) > "0002"
 
 
 def alembic_to(engine, revision, run=command.upgrade):

@@ -1,5 +1,4 @@
 import json
-import os
 from datetime import UTC, date, datetime, timedelta
 
 from sqlalchemy import insert
@@ -105,9 +104,10 @@ def test_a_request_that_was_found_is_looked_for_on_the_days_around_only(kept):
 
 def test_database_that_is_away_is_a_warning_and_the_rest_is_found(kept, away, caplog):
     kept.archive(row("a"))
-    kept.spool(row("b"), pid=os.getpid())
-    ship_once(kept.engine, kept.spool_dir)
-    kept.spool(row("c"), pid=os.getpid())
+    kept.spool(row("b"))
+    with kept.written():
+        ship_once(kept.engine, kept.spool_dir)
+    kept.spool(row("c"))
     away()
     receipts = kept.receipts()
     assert [found(receipts.find(name)) for name in "abc"] == [

@@ -1,4 +1,3 @@
-import os
 from datetime import date, datetime, timedelta
 
 import pytest
@@ -38,9 +37,10 @@ def test_days_of_the_archive_are_those_that_touch_the_span(kept):
 
 
 def test_shipped_part_of_a_live_file_is_left_to_the_database(kept):
-    kept.spool(row("a"), pid=os.getpid())
-    ship_once(kept.engine, kept.spool_dir)
-    kept.spool(row("b"), pid=os.getpid())
+    kept.spool(row("a"))
+    with kept.written():
+        ship_once(kept.engine, kept.spool_dir)
+    kept.spool(row("b"))
     assert Places(kept.engine, kept.archive_dir, kept.spool_dir).spooled(anything) == [row("b")]
 
 

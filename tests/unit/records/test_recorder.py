@@ -1,4 +1,3 @@
-import os
 from datetime import datetime
 from threading import Event, Thread
 
@@ -16,7 +15,10 @@ from tests.receipts import GONE_PID, as_line, line, loss, receipt, row
 
 @pytest.fixture
 def live(spool_dir):
-    return spool_dir / f"stable-1-{os.getpid()}-100.jsonl"
+    """The file of a worker that has it open."""
+    path = spool_dir / f"stable-1-{GONE_PID}-100.jsonl"
+    with path.open("ab"):
+        yield path
 
 
 @pytest.fixture
@@ -112,14 +114,14 @@ def test_time_with_another_zone_is_stored_in_utc(engine, spool_dir, live):
 
 def test_each_attempt_of_a_request_is_kept(engine, spool_dir, live):
     append(live, line("a", replica="stable-1"))
-    append(spool_dir / f"stable-2-{os.getpid()}-100.jsonl", line("a", replica="stable-2"))
+    append(spool_dir / f"stable-2-{GONE_PID}-100.jsonl", line("a", replica="stable-2"))
     ship_once(engine, spool_dir)
     assert shipped_ids(engine) == ["a", "a"]
 
 
 def test_a_line_that_comes_twice_is_kept_once(engine, spool_dir, live):
     append(live, line("a"))
-    append(spool_dir / f"stable-2-{os.getpid()}-100.jsonl", line("a"))
+    append(spool_dir / f"stable-2-{GONE_PID}-100.jsonl", line("a"))
     ship_once(engine, spool_dir)
     assert shipped_ids(engine) == ["a"]
 
@@ -287,6 +289,14 @@ def test_outage_is_logged_once_and_pauses_grow_to_the_longest(tmp_path, spool_di
     ]
     assert "unable to open database file" in caplog.text
     assert shipped_ids(opened(url)) == ["a"]
+
+
+def test_heart_beats_only_when_all_is_shipped(tmp_path, spool_dir, live):
+    append(live, line("a"))
+    url, beats = f"sqlite:///{tmp_path}/not/there/records.db", []
+    pauses = Pauses(nothing, nothing, lambda: migrate(url), nothing)
+    run(url, spool_dir, 0.5, pauses, lambda: beats.append(len(pauses.taken)))
+    assert beats == [3, 4]  # after so many pauses: two tries in vain, and the one during which it came back
 
 
 def test_each_outage_is_logged(tmp_path, url, engine, spool_dir, live, caplog):

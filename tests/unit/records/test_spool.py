@@ -1,7 +1,6 @@
 import os
 from io import BytesIO
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -14,9 +13,9 @@ ANY_BYTES = st.lists(st.sampled_from([b"a", b"bc", b"\n"]), max_size=30).map(b""
 def test_files_are_known_by_their_name(spool_dir):
     for name in ("stable-1-5-100.jsonl", "canary-7-9.done", "notes.txt", ".stable-1-5-100.jsonl.tmp"):
         (spool_dir / name).touch()
-    assert [(file.key, file.pid, file.sealed) for file in spool_files(spool_dir)] == [
-        ("canary-7-9", 7, True),
-        ("stable-1-5-100", 5, False),
+    assert [(file.key, file.sealed) for file in spool_files(spool_dir)] == [
+        ("canary-7-9", True),
+        ("stable-1-5-100", False),
     ]
 
 
@@ -24,15 +23,15 @@ def test_no_folder_has_no_files(tmp_path):
     assert spool_files(tmp_path / "missing") == []
 
 
-@pytest.mark.parametrize(("pid", "gone"), [(os.getpid(), False), (GONE_PID, True)], ids=["alive", "gone"])
-def test_writer_is_there_as_long_as_its_process(spool_dir, pid, gone):
-    (spool_dir / f"stable-1-{pid}-1.jsonl").touch()
-    assert spool_files(spool_dir)[0].has_no_writer() is gone
+def test_file_is_finished_when_nobody_writes_it_though_its_process_id_lives_here(spool_dir):
+    """A replica in another container had that id, too: such a file would never be deleted."""
+    (spool_dir / f"stable-1-{os.getpid()}-1.jsonl").touch()
+    assert spool_files(spool_dir)[0].is_finished()
 
 
-def test_writer_is_there_while_the_file_is_open_for_writing(spool_dir):
+def test_file_is_not_finished_while_it_is_open_for_writing(spool_dir):
     with (spool_dir / f"stable-1-{GONE_PID}-1.jsonl").open("wb"):
-        assert not spool_files(spool_dir)[0].has_no_writer()
+        assert not spool_files(spool_dir)[0].is_finished()
 
 
 @given(data=ANY_BYTES, most_bytes=st.integers(1, 12), cut=st.integers(0, 60))
