@@ -6,6 +6,7 @@
 | MARQUEE_BIND_ADDRESS     | host:port to listen on (127.0.0.1:8091)                               |
 | MARQUEE_REPLICA_WORKERS  | worker processes (2)                                                  |
 | PROMETHEUS_MULTIPROC_DIR | folder of this replica alone for its workers' counters; emptied here  |
+| MARQUEE_FAULT            | anything but ``none``: the replica is one of the known-bad ones       |
 
 The counters are mapped into memory: keep them in memory too (``/dev/shm``), because a full disk under them
 ends the replica with a bus error, while one under the spool costs receipts only.
@@ -17,6 +18,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+# The known-bad replica stands outside of this package: nothing in here can be made to fail.
+_good = os.environ.get("MARQUEE_FAULT", "none") == "none"
+wsgi_app = f"{'serving.wsgi' if _good else 'pipelines.release.faults'}:create_app_from_env()"
 bind = os.environ.get("MARQUEE_BIND_ADDRESS", "127.0.0.1:8091")
 workers = int(os.environ.get("MARQUEE_REPLICA_WORKERS", "2"))
 # Threads keep connections to NGINX open, and a slow answer does not hold up the probes behind it.

@@ -19,6 +19,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TypedDict
 
+from pipelines.writers import has_writer
+
 ROTATE_BYTES = 16 * 2**20
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -142,13 +144,13 @@ class Spool:
 def seal(folder: Path, replica: str) -> list[Path]:
     """Mark as done the files that ended workers of ``replica`` left behind; return their new paths.
 
-    Called beside the workers, because only there a process id means what the file name says. Never raises:
-    the caller is the server's master, and a file that cannot be sealed is shipped all the same.
+    While a container of the replica takes over from another, both have workers, under the same process ids:
+    only whether a file is being written tells. Never raises: the caller is the server's master, and a file
+    that cannot be sealed is shipped all the same.
     """
-    name = re.compile(re.escape(replica) + r"-(\d{1,9})-\d+\.jsonl")
-    matches = [(path, name.fullmatch(path.name)) for path in sorted(folder.glob("*.jsonl"))]
-    left = [path for path, match in matches if match and not _is_alive(int(match[1]))]
-    return [done for path in left if (done := _try_to_mark_done(path))]
+    name = re.compile(re.escape(replica) + r"-\d+-\d+\.jsonl")
+    own = [path for path in sorted(folder.glob("*.jsonl")) if name.fullmatch(path.name)]
+    return [done for path in own if not has_writer(path) and (done := _try_to_mark_done(path))]
 
 
 def _line(entry: Receipt | Loss) -> bytes:
@@ -167,13 +169,3 @@ def _try_to_mark_done(path: Path) -> Path | None:
 
 def _mark_done(path: Path) -> Path:
     return path.rename(path.with_suffix(".done"))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -1,7 +1,6 @@
 """The replica as gunicorn starts it.
 
-``gunicorn -c serving/gunicorn.conf.py 'serving.wsgi:create_app_from_env()'`` reads, beside what
-``gunicorn.conf.py`` names:
+``gunicorn -c serving/gunicorn.conf.py`` reads, beside what ``gunicorn.conf.py`` names:
 
 | variable            | what it says                                                      |
 |---------------------|-------------------------------------------------------------------|

@@ -1,6 +1,7 @@
 """Small stand-ins that share the real interfaces; nothing outside tests imports them."""
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import httpx
 import numpy as np
+from docker.errors import APIError
 from sqlalchemy import Engine, select
 
 from pipelines.errors import FleetError
@@ -36,10 +38,18 @@ class FakeFleet:
     """Every real change, in order."""
     faults: list[Fault] = field(default_factory=list)
     """What the shadows had wrong, in order."""
+    releases: dict[str, int | None] = field(default_factory=dict)
+    """What each replica was deployed for, at last."""
     kill_after: int | None = None
     """Number of changes after which the process dies."""
 
-    def deploy(self, replica: str, version: int, *, arm: str, fault: Fault = Fault.NONE) -> None:
+    def pack(self, version: int) -> str:
+        return f"sha256:{version:064}"
+
+    def deploy(
+        self, replica: str, version: int, *, arm: str, release: int | None = None, fault: Fault = Fault.NONE
+    ) -> None:
+        self.releases[replica] = release
         if replica == SHADOW_REPLICA:
             self.faults.append(fault)
         if version in self.broken:
@@ -75,6 +85,55 @@ class FakeRouter:
 
     def current(self) -> str:
         return fingerprint(self.splits[-1]) if self.splits else ""
+
+
+@dataclass
+class FakeNginx:
+    """NGINX in a container, as Docker and its own status page show it; reads ``file`` when it gets a HUP."""
+
+    file: Path
+    runs: bool = True
+    rejected: int = 0
+    """HTTP status with which Docker answers who sends the signal; 0: it arrives."""
+    refuses: str = ""
+    """What it says of configurations with this in them, instead of following them."""
+    signals: list[str] = field(default_factory=list)
+    old_workers_answer: int = 0
+    """How many of the next questions its old workers answer, after a first one by the new."""
+    base_url: str = "http://docker.test"
+    _follows: str = ""
+    _before: str = ""
+    _asked: int = 0
+    _log: list[tuple[float, str]] = field(default_factory=list)
+
+    def containers(self, filters: dict[str, list[str]]) -> list[dict[str, str]]:
+        assert filters["label"] == ["com.docker.compose.project=test", "com.docker.compose.service=nginx"]
+        return [{"Id": "abc"}] if self.runs else []
+
+    def kill(self, container: str, signal: str) -> None:
+        if self.rejected:
+            answer = SimpleNamespace(status_code=self.rejected, url=self.base_url, reason="no")
+            raise APIError("not running", response=answer)
+        self.signals.append(signal)
+        text = self.file.read_text()
+        if self.refuses and self.refuses in text:
+            self._log.append((time.time(), f"[emerg] 1#1: invalid {self.refuses}"))
+        else:
+            self._before, self._follows, self._asked = self._follows, text, 0
+
+    def logs(self, container: str, *, stdout: bool, since: float) -> bytes:
+        return "\n".join(line for at_s, line in self._log if at_s >= since).encode()
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        """Answer as its status page."""
+        self._asked += 1
+        is_old = 1 < self._asked <= 1 + self.old_workers_answer
+        text = self._before if is_old else self._follows
+        digest = re.search(r'Configuration "(\w+)"', text)
+        if not self.runs or not digest:
+            return httpx.Response(404)
+        said = re.search(r'return 200 "(canary=.*)\\n"', text)
+        return httpx.Response(200, text=said[1], headers={"X-Marquee-Configuration": digest[1]})
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Known-bad replicas: the production server with one thing wrong, to try what is there to catch it.
 
-``gunicorn 'pipelines.release.faults:create_app_from_env()'`` reads, beside what ``serving.wsgi`` does,
-MARQUEE_FAULT (one of `pipelines.settings.Fault`) and MARQUEE_FAULT_DELAY_MS, for the slow one (700).
+What ``serving/gunicorn.conf.py`` starts when MARQUEE_FAULT names a fault. Reads, beside what ``serving.wsgi``
+does, MARQUEE_FAULT (one of `pipelines.fault.Fault`) and MARQUEE_FAULT_DELAY_MS, for the slow one (700).
 Nothing in ``serving`` itself can be made to fail.
 """
 

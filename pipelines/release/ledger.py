@@ -86,6 +86,8 @@ class Release:
     reverted_because: str | None
     ended_at: datetime | None
     """When nothing was left to be done for it."""
+    image: str | None = None
+    """Digest of the image that its replicas are made of; None: not packed yet, or replicas need none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +221,12 @@ class Ledger:
     def begin_watch(self, release_id: int) -> Release:
         """Note that the candidate meets viewers from now on; a second call does not move the window."""
         return self.move(release_id, State.WATCHING, watch_from=_now())
+
+    def packed(self, release_id: int, image: str) -> None:
+        """Note the digest of the image that the release's replicas are made of."""
+        with self._engine.begin() as connection:
+            here = releases.c.release_id == release_id
+            connection.execute(update(releases).where(here).values(image=image))
 
     def decide(self, release_id: int, state: State, *, verdict: str, reason: str) -> Release:
         """Write the decision down before it is carried out; the first one stands."""
@@ -379,6 +387,7 @@ def _release(row: RowMapping) -> Release:
         served_from=row["served_from"] and _utc(row["served_from"]),
         reverted_because=row["reverted_because"],
         ended_at=row["ended_at"] and _utc(row["ended_at"]),
+        image=row["image"],
     )
 
 

@@ -65,6 +65,8 @@ def as_tables(state: Snapshot) -> list[str | Table]:
             release.verdict or "",
             release.reverted_because or release.reason or "",
         )
+    newest = state.releases[0] if state.releases else None
+    image = [f"Image of version {newest.version}: {newest.image}."] if newest and newest.image else []
     looks = Table("at", "of the", "verdict", "needed", "reason", title="Latest looks at the newest release")
     for look in state.looks:
         needed = "" if look.progress is None else f"{look.progress:.0%}"
@@ -76,7 +78,7 @@ def as_tables(state: Snapshot) -> list[str | Table]:
         f"{each.at:%Y-%m-%d %H:%M} {each.who}: {each.what}{_hours(each.seconds)}. {each.why}".rstrip()
         for each in state.interventions
     ]
-    return [head, replicas, releases, looks, *persons, *_readings(state)]
+    return [head, replicas, releases, *image, looks, *persons, *_readings(state)]
 
 
 def _readings(state: Snapshot) -> list[str | Table]:

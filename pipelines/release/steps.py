@@ -15,13 +15,13 @@ from pipelines import alerts
 from pipelines.alerts import Alert, Announce
 from pipelines.errors import NothingNew, Refused, ReleaseError
 from pipelines.records.database import naive_utc
-from pipelines.release.fleet import CANARY_REPLICA, STABLE_REPLICAS
+from pipelines.release.fleet import CANARY_REPLICA, STABLE_REPLICAS, Running
 from pipelines.release.judge import Judgement, Verdict, judge
 from pipelines.release.ledger import Action, Intervention, Release, State
 from pipelines.release.measure import Watched, measure
 from pipelines.release.plan import Plan
 from pipelines.release.preflight import preflight as try_out
-from pipelines.release.router import Split
+from pipelines.release.router import Split, fingerprint
 from pipelines.release.world import World
 from pipelines.settings import OnDeadline
 
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 BY_HAND = "by hand"
 _LET_OUT = {State.GUARDING, State.PROMOTED, State.REVERTING, State.REVERTED}
 """All viewers have the version, or had it."""
+_MOVING = {State.OPEN, State.PROMOTING, State.ABORTING, State.REVERTING}
+"""A step is at work, or will be run again."""
 _AT_DEADLINE = {
     OnDeadline.ASK: State.ASKING,
     OnDeadline.ABORT: State.ABORTING,
@@ -83,7 +85,7 @@ def preflight(world: World, release_id: int) -> str:
         Refused: the candidate cannot be read or answers badly.
     """
     release = world.ledger.get(release_id)
-    world.registry.export(release.version, world.models_dir)
+    _pack(world, release)
     trouble, told = try_out(world, release)
     if trouble:
         world.ledger.decide(release_id, State.ABORTING, verdict="preflight failed", reason=trouble)
@@ -97,16 +99,16 @@ def start_canary(world: World, release_id: int) -> None:
         release = world.ledger.get(release_id)
         if release.state not in (State.OPEN, State.WATCHING):
             return
+        _pack(world, release)
         if world.ledger.stable() is None:
             reason = "first version: nothing serves yet that it could be compared with"
             world.ledger.decide(release_id, State.PROMOTING, verdict="first version", reason=reason)
             return
-        world.registry.export(release.version, world.models_dir)
         running = world.fleet.running().get(CANARY_REPLICA)
         if running is None or running.version != release.version:
             # The extra replica of the last release may still take viewers: it leaves the split first.
             world.router.apply(Split(_stable_addresses(world)))
-        world.fleet.deploy(CANARY_REPLICA, release.version, arm="canary")
+        world.fleet.deploy(CANARY_REPLICA, release.version, arm="canary", release=release_id)
         world.router.apply(_shared(world, release))
         world.ledger.begin_watch(release_id)
 
@@ -170,7 +172,7 @@ def promote(world: World, release_id: int, *, announce: Announce) -> None:
                 "look on, or approve it with the DAG `steer`"
             )
         if release.state is State.PROMOTING:
-            _serve(world, release.version)
+            _serve(world, release.version, release_id)
             if release.plan.guard_s and release.previous not in (None, release.version):
                 release = world.ledger.begin_guard(release_id)
         alert = alerts.promoted(
@@ -197,7 +199,7 @@ def settle(world: World, release_id: int, *, announce: Announce) -> Literal["pro
         if release.state is State.REVERTING:
             assert release.previous is not None
             world.registry.export(release.previous, world.models_dir)
-            _serve(world, release.previous)
+            _serve(world, release.previous, release_id)
             reason = release.reverted_because or ""
             alert = alerts.reverted(
                 release_id, release.version, release.previous, reason, _page(world, release)
@@ -292,7 +294,8 @@ def rollback(
         )
         reason = f"rolled back from version {previous}: {why}"
         release = world.ledger.decide(release.release_id, State.PROMOTING, verdict=BY_HAND, reason=reason)
-        _serve(world, version)
+        _pack(world, release)
+        _serve(world, version, release.release_id)
         alert = alerts.rolled_back(release.release_id, version, release.previous, why, _page(world, release))
         _publish(world, release, State.PROMOTED, "promoted", alert, announce)
         world.ledger.end(release.release_id, State.PROMOTED)
@@ -302,22 +305,95 @@ def restore(world: World) -> None:
     """Make replicas and split match the ledger again, after the machine or the stack was down."""
     with world.converging():
         stable = world.ledger.stable()
+        if stable is not None:
+            _restore(world, stable)
+
+
+def keep(world: World) -> list[str]:
+    """Restore what does not match the ledger, and return what that was; to be called every few seconds.
+
+    Asks ledger, replicas and NGINX, and does nothing when all is well. While a release is being moved that
+    is its steps' business, also when they died and are run again; then only a stable replica that is not
+    there at all is put there, because viewers are waiting.
+
+    Raises:
+        filelock.Timeout: a step is at work.
+        FleetError, RegistryError, RouterError: not all of it could be restored.
+    """
+    with world.converging(patience_s=0):
+        stable = world.ledger.stable()
         if stable is None:
-            return
-        world.registry.export(stable, world.models_dir)
-        watched = _watched(world)
-        if watched:
-            world.fleet.deploy(CANARY_REPLICA, watched.version, arm="canary")
-            world.router.apply(_shared(world, watched))
-            _deploy_stable(world, stable)
-        else:
-            _serve(world, stable)
+            return []
+        current = world.ledger.under_way()
+        moving = current is not None and current.state in _MOVING
+        found = _missing(world, stable) if moving else _drift(world, stable)
+        if found:
+            log.warning("this does not match the ledger and is mended: %s", "; ".join(found.values()))
+        if found and moving:
+            world.registry.export(stable, world.models_dir)
+            for replica in found:
+                world.fleet.deploy(replica, stable, arm="stable")
+        elif found:
+            _restore(world, stable)
+        return list(found.values())
+
+
+def _restore(world: World, stable: int) -> None:
+    world.registry.export(stable, world.models_dir)
+    watched = _watched(world)
+    if not watched:
+        _serve(world, stable)
+        return
+    # They come first: a candidate that does not get ready must not keep the others away.
+    _deploy_stable(world, stable)
+    world.registry.export(watched.version, world.models_dir)
+    world.fleet.deploy(CANARY_REPLICA, watched.version, arm="canary", release=watched.release_id)
+    world.router.apply(_shared(world, watched))
+
+
+def _missing(world: World, stable: int) -> dict[str, str]:
+    """Say which stable replicas are not there at all, by name."""
+    running = world.fleet.running()
+    return {
+        replica: f"{replica} is not there, version {stable} was wanted"
+        for replica in STABLE_REPLICAS
+        if replica not in running
+    }
+
+
+def _drift(world: World, stable: int) -> dict[str, str]:
+    """Say what is not as the ledger wants it, by what it is; copies to a shadow are left alone."""
+    running, watched = world.fleet.running(), _watched(world)
+    canary = running.get(CANARY_REPLICA)
+    wanted = dict.fromkeys(STABLE_REPLICAS, stable)
+    if watched:
+        wanted[CANARY_REPLICA] = watched.version
+    elif canary and canary.version:
+        wanted[CANARY_REPLICA] = stable
+    has = {replica: running[replica].version if replica in running else None for replica in wanted}
+    found = {
+        replica: f"{replica} answers {f'version {has[replica]}' if has[replica] else 'nothing'}, "
+        f"version {version} was wanted"
+        for replica, version in wanted.items()
+        if has[replica] != version
+    }
+    split = _shared(world, watched) if watched else _covered(world, canary)
+    in_force = world.router.current().partition(" shadow=")[0]
+    # An NGINX that is away finds its split again by itself.
+    if in_force and in_force != fingerprint(split):
+        found["split"] = f"NGINX says {in_force!r}, {fingerprint(split)!r} was wanted"
+    return found
 
 
 def _watched(world: World) -> Release | None:
     """Return the release whose candidate has its share of the users."""
     current = world.ledger.under_way()
     return current if current and current.state in (State.WATCHING, State.ASKING) else None
+
+
+def _covered(world: World, canary: Running | None) -> Split:
+    """Return the split without a candidate; after a promotion its replica stays and helps the others."""
+    return Split(_stable_addresses(world), canary.address if canary else None)
 
 
 def _shared(world: World, release: Release) -> Split:
@@ -421,25 +497,33 @@ _LOOKS_BACK = 400
 """More looks than fit between a look a second and `_BROKEN_FOR`."""
 
 
-def _serve(world: World, version: int) -> None:
+def _pack(world: World, release: Release) -> None:
+    """Have what replicas of the release's version need, and note the image that they are made of."""
+    world.registry.export(release.version, world.models_dir)
+    image = world.fleet.pack(release.version)
+    if image and image != release.image:
+        world.ledger.packed(release.release_id, image)
+
+
+def _serve(world: World, version: int, release_id: int | None = None) -> None:
     """Bring every stable replica to ``version``; one at a time, so that the others cover for it."""
     canary = world.fleet.running().get(CANARY_REPLICA)
     if canary and canary.version == version:
-        _deploy_stable(world, version)
+        _deploy_stable(world, version, release_id)
         world.router.apply(Split(_stable_addresses(world), canary.address))
         return
     # Whatever the canary has is not what viewers shall get.
     world.router.apply(Split(_stable_addresses(world)))
-    _deploy_stable(world, version)
+    _deploy_stable(world, version, release_id)
     # Last, for viewers wait for the others; and always, for a killed step may have begun to.
     world.fleet.remove(CANARY_REPLICA)
 
 
-def _deploy_stable(world: World, version: int) -> None:
+def _deploy_stable(world: World, version: int, release_id: int | None = None) -> None:
     running = world.fleet.running()
     # Who does not answer anyway comes first: whoever covers for it must not stop before it is back.
     for replica in sorted(STABLE_REPLICAS, key=lambda name: name in running and bool(running[name].version)):
-        world.fleet.deploy(replica, version, arm="stable")
+        world.fleet.deploy(replica, version, arm="stable", release=release_id)
 
 
 def _publish(

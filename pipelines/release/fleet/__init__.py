@@ -26,8 +26,19 @@ class Running:
 class Fleet(Protocol):
     """Starts, moves and removes replicas; every call may be repeated."""
 
-    def deploy(self, replica: str, version: int, *, arm: str, fault: Fault = Fault.NONE) -> None:
+    def pack(self, version: int) -> str:
+        """Make what replicas of ``version`` need; return what names its bytes, empty when nothing is made.
+
+        Raises:
+            FleetError: it cannot be made.
+        """
+
+    def deploy(
+        self, replica: str, version: int, *, arm: str, release: int | None = None, fault: Fault = Fault.NONE
+    ) -> None:
         """Make ``replica`` answer with ``version``; returns when it does; once it does, nothing changes.
+
+        ``release``: what it is deployed for, for whoever looks at the replica.
 
         Raises:
             FleetError: the replica did not become ready in time.

@@ -8,16 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
-
 from pipelines.errors import FleetError
 from pipelines.fault import Fault
 from pipelines.release.fleet import CANARY_REPLICA, SHADOW_REPLICA, Running
+from pipelines.release.fleet.asking import ask, fault_of
 from pipelines.release.fleet.supervisor import Supervisor
 from pipelines.settings import PROJECT_DIR, Settings
-
-APP = "serving.wsgi:create_app_from_env()"
-_BROKEN_APP = "pipelines.release.faults:create_app_from_env()"
 
 
 class LocalFleet:
@@ -34,7 +30,13 @@ class LocalFleet:
             SHADOW_REPLICA: config.shadow_port,
         }
 
-    def deploy(self, replica: str, version: int, *, arm: str, fault: Fault = Fault.NONE) -> None:
+    def pack(self, version: int) -> str:
+        """Do nothing: replicas read the artifact where it was exported to."""
+        return ""
+
+    def deploy(
+        self, replica: str, version: int, *, arm: str, release: int | None = None, fault: Fault = Fault.NONE
+    ) -> None:
         """Write the replica's program, have supervisord take it, wait for ``/readyz``."""
         model_dir = self._config.models_dir / f"v{version}"
         if not (model_dir / "model.json").exists():
@@ -42,7 +44,7 @@ class LocalFleet:
                 f"there is no model in {model_dir}; fetch it with `python -m pipelines fetch {version}`"
             )
         self._supervisor.write_program(
-            self._name(replica), self._program(replica, model_dir, arm, self._fault(arm, fault))
+            self._name(replica), self._program(replica, model_dir, arm, fault_of(self._config, arm, fault))
         )
         self._supervisor.update(self._name(replica))
         self._wait_ready(replica, version)
@@ -60,7 +62,7 @@ class LocalFleet:
         if names:
             # Who answers now may be the next to stop, by what a killed step has left under way.
             self._supervisor.finish_update()
-        return {name: self._ask(name) for name in sorted(names)}
+        return {name: ask(name, self.address(name)) for name in sorted(names)}
 
     def address(self, replica: str) -> str:
         """Return the loopback address of ``replica``."""
@@ -74,12 +76,8 @@ class LocalFleet:
         # Not among those that viewers meet, nor among those that a stack which comes up again finds there.
         return replica if replica == SHADOW_REPLICA else f"replica-{replica}"
 
-    def _fault(self, arm: str, fault: Fault) -> Fault:
-        return self._config.canary_fault if arm == "canary" else fault
-
     def _program(self, replica: str, model_dir: Path, arm: str, fault: Fault) -> dict[str, str]:
         config = self._config
-        app = APP if fault is Fault.NONE else _BROKEN_APP
         spool_dir = config.shadow_spool_dir if replica == SHADOW_REPLICA else config.spool_dir
         environment = {
             "MARQUEE_MODEL_DIR": model_dir,
@@ -97,7 +95,7 @@ class LocalFleet:
         }
         gunicorn = Path(sys.executable).with_name("gunicorn")
         return {
-            "command": f"{gunicorn} -c {PROJECT_DIR / 'serving' / 'gunicorn.conf.py'} {app}",
+            "command": f"{gunicorn} -c {PROJECT_DIR / 'serving' / 'gunicorn.conf.py'}",
             "environment": ",".join(f'{key}="{value}"' for key, value in environment.items()),
             "directory": str(PROJECT_DIR),
             # The master first closes its socket, then lets its workers finish what they have begun.
@@ -111,21 +109,9 @@ class LocalFleet:
         name = self._supervisor.socket_path.stem
         return memory / name if memory.is_dir() else self._config.var_dir / "counters"
 
-    def _ask(self, replica: str) -> Running:
-        address = self.address(replica)
-        try:
-            response = httpx.get(f"http://{address}/readyz", timeout=2.0)
-            body = response.json() if response.status_code == 200 else {}
-        except (httpx.HTTPError, ValueError):
-            body = {}
-        return Running(replica, address, body.get("version"), body.get("arm", self._arm_of(replica)))
-
-    def _arm_of(self, replica: str) -> str:
-        return "canary" if replica == CANARY_REPLICA else "stable"
-
     def _wait_ready(self, replica: str, version: int) -> None:
         deadline = time.monotonic() + self._config.ready_timeout_s
-        while (running := self._ask(replica)).version != version:
+        while (running := ask(replica, self.address(replica))).version != version:
             if time.monotonic() > deadline:
                 observed = f"version {running.version}" if running.version else "nothing"
                 raise FleetError(

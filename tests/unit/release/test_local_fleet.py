@@ -47,16 +47,14 @@ def program(supervisor, name):
 
 def test_a_replica_keeps_its_receipts_where_the_recorder_finds_them(fleet_of, supervisor, tmp_path):
     fleet_of().deploy("stable-1", 7, arm="stable")
-    command, environment = program(supervisor, "replica-stable-1")
-    assert command.endswith("serving.wsgi:create_app_from_env()")
+    _, environment = program(supervisor, "replica-stable-1")
     assert environment["MARQUEE_SPOOL_DIR"] == str(tmp_path / "spool")
 
 
 def test_the_shadow_is_apart_from_the_replicas_that_viewers_meet(fleet_of, supervisor, tmp_path):
     fleet = fleet_of()
     fleet.deploy(SHADOW_REPLICA, 7, arm="shadow", fault=Fault.SHORT)
-    command, environment = program(supervisor, "shadow")
-    assert command.endswith("pipelines.release.faults:create_app_from_env()")
+    _, environment = program(supervisor, "shadow")
     assert (environment["MARQUEE_FAULT"], environment["MARQUEE_ARM"]) == ("short", "shadow")
     assert environment["MARQUEE_SPOOL_DIR"] == str(tmp_path / "shadow" / "spool")
     assert fleet.running() == {}

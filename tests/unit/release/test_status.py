@@ -38,6 +38,7 @@ def test_status_shows_who_serves_the_split_the_looks_and_the_latest_readings(wor
     assert "Serving: version 1" in text
     assert "percent=20" in text
     assert "watching" in text
+    assert f"Image of version 2: {world.fleet.pack(2)}." in text
     assert "undecided" in text
     assert "20.0 ms over 120 good answers" in text
     assert "ada: extend by 2 h. The evening comes." in text

@@ -38,6 +38,24 @@ def test_the_environment_says_where_to_listen_and_with_how_many(
     assert (settings["bind"], settings["workers"]) == ("0.0.0.0:8080", 3)
 
 
+@pytest.mark.parametrize(
+    ("environment", "app"),
+    [
+        ({}, "serving.wsgi:create_app_from_env()"),
+        ({"MARQUEE_FAULT": "none"}, "serving.wsgi:create_app_from_env()"),
+        ({"MARQUEE_FAULT": "slow"}, "pipelines.release.faults:create_app_from_env()"),
+    ],
+)
+def test_a_fault_takes_another_application(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], app: str
+) -> None:
+    monkeypatch.delenv("MARQUEE_FAULT", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert configuration()["wsgi_app"] == app
+
+
 def test_the_folder_of_the_counters_is_made(folders: tuple[Path, Path]) -> None:
     configuration()
 

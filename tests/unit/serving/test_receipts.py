@@ -3,6 +3,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -178,12 +179,41 @@ def test_an_outage_is_told_once_and_so_is_its_end(tmp_path: Path, caplog: pytest
 def test_sealing_hands_over_what_ended_workers_left(tmp_path: Path) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
-    left, alive = f"stable-1-{ended.pid}-1", f"stable-1-{os.getpid()}-2"
-    for name in (left, alive):
+    # The same process id again: this process is no worker, whatever it is called.
+    left, also_left = f"stable-1-{ended.pid}-1", f"stable-1-{os.getpid()}-2"
+    for name in (left, also_left):
         (tmp_path / f"{name}.jsonl").write_text("{}\n")
 
-    assert seal(tmp_path, "stable-1") == [tmp_path / f"{left}.done"]
-    assert {path.name for path in tmp_path.iterdir()} == {f"{left}.done", f"{alive}.jsonl"}
+    done = [tmp_path / f"{name}.done" for name in sorted([left, also_left])]
+    assert seal(tmp_path, "stable-1") == done
+    assert sorted(tmp_path.iterdir()) == done
+
+
+WRITER = """
+import os, sys
+with open(sys.argv[1], "a") as file:
+    file.write("{}\\n")
+    file.flush()
+    print("writes", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_sealing_leaves_alone_what_a_process_writes_that_cannot_be_seen_from_here(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    # As a worker of another container: the id in the name is nobody's here.
+    spool = tmp_path / f"stable-1-{ended.pid}-1.jsonl"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, spool], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout
+    assert writer.stdout.readline() == "writes\n"
+
+    assert seal(tmp_path, "stable-1") == []
+    writer.kill()
+    writer.communicate()
+    assert seal(tmp_path, "stable-1") == [spool.with_suffix(".done")]
 
 
 def test_sealing_goes_on_past_a_file_that_cannot_be_renamed(
