@@ -5,20 +5,20 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipelines.commands.shell import Exit
+from pipelines.commands.shell import Exit, Heartbeat, beating
 from pipelines.settings import EventSource, read
 
 
-def recorder() -> None:
+def recorder(heartbeat: Heartbeat = None) -> None:
     """Ship receipts from the spool to the records database until stopped."""
     from pipelines.local.signals import stop_event
     from pipelines.records import recorder as shipping
 
     config = read()
-    shipping.run(config.records, config.spool_dir, every_s=1.0, stop=stop_event())
+    shipping.run(config.records, config.spool_dir, every_s=1.0, stop=stop_event(), beat=beating(heartbeat))
 
 
-def follow() -> None:
+def follow(heartbeat: Heartbeat = None) -> None:
     """Keep what each user has watched since the training, for the replicas, until stopped."""
     from pipelines import retrain
     from pipelines.data.follow import run
@@ -31,6 +31,7 @@ def follow() -> None:
         start=retrain.trained_up_to(config),
         keep_days=config.recents_days,
         stop=stop_event(),
+        beat=beating(heartbeat),
     )
 
 
@@ -79,6 +80,7 @@ def audience(
     archive: Annotated[
         bool, typer.Option("--archive", help="Begin an empty stream with two days of archived events.")
     ] = False,
+    heartbeat: Heartbeat = None,
 ) -> None:
     """Play the viewers: ask for recommendations and write the event stream, until stopped."""
     from pipelines.local.audience.history import play_history
@@ -91,8 +93,9 @@ def audience(
     to_file = config.event_source is EventSource.FILE and config.event_file
     sink = FileSink(to_file) if to_file else KafkaSink(config.kafka, config.kafka_topic)
     stop = stop_event()
+    beat = beating(heartbeat)
     if archive:
-        play_history(sink, seed, stop)
+        play_history(sink, seed, stop, beat=beat)
     run(
         config.recommend_url,
         sink,
@@ -100,18 +103,19 @@ def audience(
         seed=seed,
         requests_per_s=requests_per_s,
         taste=Taste(taste),
+        beat=beat,
     )
 
 
 def catch(what: Annotated[str, typer.Argument(help="smtp or slack.")]) -> None:
-    """Catch alerts on this machine instead of sending them, until stopped."""
+    """Catch alerts instead of sending them, until stopped."""
     from pipelines.local import catchers
 
     config = read()
     if what == "smtp":
-        catchers.run_smtp(config.smtp_catcher_port, config.var_dir / "mails")
+        catchers.run_smtp(config.smtp_catcher_port, config.var_dir / "mails", host=config.catcher_bind)
     elif what == "slack":
-        catchers.run_slack(config.slack_catcher_port, config.var_dir / "slack")
+        catchers.run_slack(config.slack_catcher_port, config.var_dir / "slack", host=config.catcher_bind)
     else:
         raise typer.BadParameter(f"{what!r} cannot be caught; there are smtp and slack")
 

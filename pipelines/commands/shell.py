@@ -3,11 +3,12 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import rich.progress
 import typer
@@ -18,6 +19,12 @@ from pipelines.progress import Meter, Progress, conclude, logged
 
 log = logging.getLogger("pipelines")
 errors = Console(stderr=True)
+
+
+Heartbeat = Annotated[
+    Path | None,
+    typer.Option(help="File that is touched while all goes well: its age tells others.", dir_okay=False),
+]
 
 
 class Exit(IntEnum):
@@ -55,6 +62,11 @@ def shown(what: str, unit: str) -> Iterator[Progress]:
 
         yield report
     conclude(what, meter)
+
+
+def beating(heartbeat: Path | None) -> Callable[[], None]:
+    """Return what touches ``heartbeat``, or does nothing."""
+    return heartbeat.touch if heartbeat else lambda: None
 
 
 def moment_of(text: str) -> datetime:

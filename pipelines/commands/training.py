@@ -81,17 +81,30 @@ def validate(
 
 def train(
     ratings: Annotated[
-        Path, typer.Option(help="CSV user_id,movie_id,rating,timestamp, or a folder of batches.", exists=True)
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the model; replaced when it is there.")],
+        Path | None,
+        typer.Option(help="CSV user_id,movie_id,rating,timestamp, or a folder of batches.", exists=True),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the model; replaced when it is there.")] = None,
     scale: Annotated[
         str | None, typer.Option(help="Rating scale MIN:MAX; default: found in the data.")
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(help="Instead: the step `train` of this run of the DAG, on what it has validated."),
     ] = None,
 ) -> None:
     """Train a model and print its figures as JSON: hold-out RMSE, ranking, counts."""
     from pipelines.model.train import evaluate_and_train, load_ratings, load_viewings
+    from pipelines.retrain import train as train_step
     from pipelines.retrain import train_config
 
+    if run is not None:
+        if ratings or out or scale:
+            raise typer.BadParameter("--run names data, folder and scale itself: give it alone")
+        print_json(train_step(read(), run_id=run, show=shown))
+        return
+    if ratings is None or out is None:
+        raise typer.BadParameter("give --ratings and --out, or --run")
     with shown("train", "epochs") as progress:
         config = read()
         meta = evaluate_and_train(

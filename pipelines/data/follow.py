@@ -48,6 +48,7 @@ def run(
     keep_days: float,
     stop: Event,
     every_s: float = 1.0,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Follow the stream until ``stop`` is set; what goes wrong is told once and tried again.
 
@@ -59,6 +60,7 @@ def run(
         keep_days: what is older than this, counted from the newest viewing, is forgotten.
         stop: ends the loop within a portion.
         every_s: pause at the end of the stream.
+        beat: called after each portion that was taken in, also if it was empty.
     """
     failures = 0
     while not stop.is_set():
@@ -69,6 +71,7 @@ def run(
                     behind = follow_once(source, recents, start)
                     failures = _mended(failures)
                     recents.sweep()
+                    beat()
                     if not behind:
                         # A long file takes a while to look through: half of the time is enough for it.
                         stop.wait(max(every_s, time.monotonic() - began_s))

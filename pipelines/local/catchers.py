@@ -1,6 +1,7 @@
-"""A mail server and a Slack that only this machine sees; what arrives is kept as files.
+"""A mail server and a Slack of our own; what arrives is kept as files.
 
-Both listen on the loopback interface, answer as the real ones do, and deliver nothing to anybody.
+Both answer as the real ones do and deliver nothing to anybody; they listen on the loopback interface unless
+told otherwise.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from pipelines.errors import StackError
 from pipelines.local.signals import stop_event
 
-_HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _LARGEST_BODY = 1_000_000
 _SERIAL = itertools.count()
 
@@ -48,7 +49,7 @@ class SlackMessage:
     payload: dict[str, Any]
 
 
-def run_smtp(port: int, folder: Path, stop: threading.Event | None = None) -> None:
+def run_smtp(port: int, folder: Path, stop: threading.Event | None = None, *, host: str = LOOPBACK) -> None:
     """Take every mail until ``stop`` (default: SIGTERM or SIGINT) and store each in ``folder`` as ``.eml``.
 
     Raises:
@@ -57,12 +58,12 @@ def run_smtp(port: int, folder: Path, stop: threading.Event | None = None) -> No
     stop = stop or stop_event()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        asyncio.run(_serve_smtp(port, folder, stop))
+        asyncio.run(_serve_smtp(host, port, folder, stop))
     except OSError as error:
         raise _port_taken("mail", port) from error
 
 
-def run_slack(port: int, folder: Path, stop: threading.Event | None = None) -> None:
+def run_slack(port: int, folder: Path, stop: threading.Event | None = None, *, host: str = LOOPBACK) -> None:
     """Answer ``ok`` to every POST of JSON until ``stop`` (default: SIGTERM or SIGINT), stored as ``.json``.
 
     Raises:
@@ -71,7 +72,7 @@ def run_slack(port: int, folder: Path, stop: threading.Event | None = None) -> N
     stop = stop or stop_event()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        server = ThreadingHTTPServer((_HOST, port), _slack_handler(folder))
+        server = ThreadingHTTPServer((host, port), _slack_handler(folder))
     except OSError as error:
         raise _port_taken("Slack", port) from error
     with server:
@@ -93,12 +94,12 @@ def read_slack(folder: Path) -> list[SlackMessage]:
     return [SlackMessage(str(payload.get("text", "")), payload) for payload in payloads]
 
 
-async def _serve_smtp(port: int, folder: Path, stop: threading.Event) -> None:
+async def _serve_smtp(host: str, port: int, folder: Path, stop: threading.Event) -> None:
     loop = asyncio.get_running_loop()
     handler = _MailHandler(folder)
     # The host's name is given because looking it up can take seconds.
     server = await loop.create_server(
-        lambda: SMTP(handler, hostname="localhost", enable_SMTPUTF8=True, loop=loop), _HOST, port
+        lambda: SMTP(handler, hostname="localhost", enable_SMTPUTF8=True, loop=loop), host, port
     )
     async with server:
         await asyncio.to_thread(stop.wait)

@@ -71,10 +71,17 @@ def history(
     return count
 
 
-def play_history(sink: Sink, seed: int, stop: threading.Event, *, data_dir: Path = tastes.DATA_DIR) -> int:
+def play_history(
+    sink: Sink,
+    seed: int,
+    stop: threading.Event,
+    *,
+    data_dir: Path = tastes.DATA_DIR,
+    beat: Callable[[], None] = lambda: None,
+) -> int:
     """Write the archive log to ``sink`` if nothing was ever written there; return the number of lines.
 
-    A sink that is away is waited for until ``stop`` is set.
+    A sink that is away is waited for until ``stop`` is set; ``beat`` is called with each chunk.
 
     Raises:
         StackError: the MovieLens files cannot be read.
@@ -85,6 +92,7 @@ def play_history(sink: Sink, seed: int, stop: threading.Event, *, data_dir: Path
     count = 0
     while not stop.is_set() and (chunk := list(islice(lines, _CHUNK_LINES))):
         count += _persistently(partial(sink.write, chunk), stop) or 0
+        beat()
     log.info("%d lines of archived events are written", count)
     return count
 

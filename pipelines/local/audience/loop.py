@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -83,6 +83,7 @@ def run(
     taste: Taste = Taste.MOVIELENS,
     data_dir: Path = tastes.DATA_DIR,
     report_every_s: float = 10.0,
+    beat: Callable[[], None] = lambda: None,
 ) -> Totals:
     """Play the viewers until ``stop`` is set; neither a missing NGINX nor a missing broker ends it.
 
@@ -95,24 +96,28 @@ def run(
         taste: how viewers rate.
         data_dir: folder of the MovieLens files.
         report_every_s: pause between two log lines of figures.
+        beat: called whenever the sink has taken lines.
 
     Raises:
         StackError: the address is wrong or the MovieLens files cannot be read.
     """
     caller = Caller(recommend_url)
     audience = Audience(seed, tastes.load(data_dir), requests_per_s=requests_per_s, taste=taste)
-    show = _Show(audience, caller, sink, seed)
+    show = _Show(audience, caller, sink, seed, beat)
     return show.play(stop, 1 / requests_per_s, report_every_s)
 
 
 class _Show:
     """One run: this thread keeps the pace, a pool asks, another thread writes."""
 
-    def __init__(self, audience: Audience, caller: Caller, sink: Sink, seed: int) -> None:
+    def __init__(
+        self, audience: Audience, caller: Caller, sink: Sink, seed: int, beat: Callable[[], None]
+    ) -> None:
         self.audience = audience
         self.caller = caller
         self.sink = sink
         self.totals = Totals()
+        self._beat = beat
         self._rng = random.Random(seed)
         self._finished: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._chunks: queue.Queue[Sequence[str] | None] = queue.Queue(BACKLOG_CHUNKS)
@@ -189,7 +194,9 @@ class _Show:
         complained = False
         while True:
             try:
-                return self.sink.write(lines)
+                stored = self.sink.write(lines)
+                self._beat()
+                return stored
             except Exception as error:  # whatever a client library raises must not end the show
                 if not complained:
                     log.warning("lines wait: %s", error, exc_info=not isinstance(error, MarqueeError))

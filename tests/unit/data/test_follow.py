@@ -1,5 +1,5 @@
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -74,10 +74,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "recents"
 
 
-def run(stream: Stream, folder: Path, start: Mapping[int, int] | None = None, rounds: int = 1) -> list[float]:
+def run(
+    stream: Stream,
+    folder: Path,
+    start: Mapping[int, int] | None = None,
+    rounds: int = 1,
+    beat: Callable[[], None] = lambda: None,
+) -> list[float]:
     """Follow until it has paused ``rounds`` times; return the pauses."""
     stop = Pauses(rounds)
-    follow.run(stream.open, folder, start=start or {}, keep_days=7.0, stop=stop, every_s=5.0)
+    follow.run(stream.open, folder, start=start or {}, keep_days=7.0, stop=stop, every_s=5.0, beat=beat)
     return stop.seconds
 
 
@@ -161,14 +167,15 @@ def test_a_long_backlog_is_taken_in_portions_without_a_pause(
 def test_a_broker_that_is_away_is_told_once_and_tried_again_at_growing_intervals(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stream = Stream({0: [watch(1, "a+")]}, away=4)
+    stream, beats = Stream({0: [watch(1, "a+")]}, away=4), list[int]()
     with caplog.at_level(logging.WARNING):
-        pauses = run(stream, folder, rounds=5)
+        pauses = run(stream, folder, rounds=5, beat=lambda: beats.append(stream.opened))
 
     assert pauses == [5.0 * 2, 5.0 * 4, 30.0, 30.0, 5.0]
     assert (stream.opened, stream.closed) == (5, 5)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     assert watched(folder) == ("a+",)
+    assert beats == [5]
 
 
 def test_a_folder_that_cannot_be_written_does_not_end_it(

@@ -5,8 +5,9 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.message import EmailMessage
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,18 @@ def test_a_taken_port_is_told(catcher: Catcher, tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(StackError, match=rf"port {port}, wanted by the \w+ catcher, is taken"):
             catcher(port, tmp_path, threading.Event())
+
+
+@pytest.mark.parametrize("catcher", [catchers.run_smtp, catchers.run_slack])
+def test_catchers_listen_where_they_are_told(catcher: Callable[..., None], tmp_path: Path) -> None:
+    with running(partial(catcher, host="127.0.0.2"), tmp_path) as port:
+        for _ in range(500):
+            with suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.2", port), timeout=5).close()
+                break
+            threading.Event().wait(0.01)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
 def test_nothing_was_caught_where_nothing_ran(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -65,8 +65,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch, known: Tastes) -> None:
     monkeypatch.setattr(loop, "Caller", Answers)
 
 
-def play(sink: Memory, stop: threading.Event) -> Totals:
-    return loop.run("http://host/recommend", sink, stop, requests_per_s=100.0, report_every_s=0.02)
+def play(sink: Memory, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> Totals:
+    return loop.run("http://host/recommend", sink, stop, requests_per_s=100.0, report_every_s=0.02, beat=beat)
 
 
 def requests_in(lines: Sequence[str]) -> int:
@@ -84,9 +84,10 @@ def test_everything_that_was_stored_and_answered_is_counted(stop: threading.Even
 
 
 def test_lines_wait_for_a_sink_that_is_away(stop: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
-    sink = Memory(stop, away=5)
+    sink, beats = Memory(stop, away=5), list[int]()
     with caplog.at_level(logging.WARNING, logger="pipelines"):
-        totals = play(sink, stop)
+        totals = play(sink, stop, lambda: beats.append(sink.attempts))
+    assert beats == list(range(5 + 1, sink.attempts + 1))
     assert totals.lost == 0
     assert totals.lines == len(sink.lines) > 0
     assert [record.message for record in caplog.records] == ["lines wait: the sink is away"]
