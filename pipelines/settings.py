@@ -226,7 +226,7 @@ class Settings(BaseSettings):
     nginx_port: Port = 8082
     """NGINX: the address viewers ask."""
     max_requests_per_s: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
-    """Requests a second from one address (a load balancer is one) beyond which NGINX says 429; 0: no limit."""
+    """Requests a second from one address, as of a load balancer, beyond which NGINX says 429; 0: no limit."""
     stable_1_port: Port = 8091
     """First stable replica."""
     stable_2_port: Port = 8092

@@ -19,7 +19,8 @@ import psutil
 
 from pipelines.records.database import connect, migrate
 from pipelines.records.lookup import Receipts
-from pipelines.release.router import LocalNginx, Split, find_nginx
+from pipelines.release.router import Split
+from pipelines.release.router.local import LocalNginx, find_nginx
 from pipelines.settings import PROJECT_DIR
 from tests.fakes import tiny_artifact
 from tests.ports import free_ports

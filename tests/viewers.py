@@ -35,15 +35,16 @@ class Answers:
 
 
 @contextmanager
-def viewers(config: Settings, *, per_second: float) -> Iterator[Answers]:
+def viewers(config: Settings, *, per_second: float, at_once: int = 2) -> Iterator[Answers]:
     """Ask for recommendations all the time; yields what has been met so far.
 
-    One half keeps its connection open, the other half comes with a new one for each question.
+    One half keeps its connection open, the other half comes with a new one for each question. ``at_once`` is
+    even, and as many can wait before a question comes late.
     """
     met, stop = Answers(), threading.Event()
     halves = [
-        threading.Thread(target=_ask, args=(config, 2 / per_second, headers, met, stop))
-        for headers in ({}, {"Connection": "close"})
+        threading.Thread(target=_ask, args=(config, at_once / per_second, headers, met, stop))
+        for headers in ({}, {"Connection": "close"}) * (at_once // 2)
     ]
     for half in halves:
         half.start()
