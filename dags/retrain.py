@@ -21,6 +21,8 @@ missed while Airflow was down is made up for once.
 * `validate` or `gate` red *without a retry*: data or model was **refused**. Nothing was released and the
   serving model stays. `expectations/README.md` says for each check what to do; for the gate look at the
   newest ratings, or change `MARQUEE_MAX_RMSE` / `MARQUEE_MAX_RMSE_WORSE` if the limit is wrong.
+* `train` red *without a retry*: in a container of its own it took more memory than `MARQUEE_TRAIN_MEMORY_MB`
+  and was killed. Raise it if the machine has more, then *clear* the task.
 * Anything else was tried three times. Mend the cause, then *clear* the red task: the run goes on from
   there. Every task may be run again; none does its work twice.
 """
@@ -63,6 +65,15 @@ def train(run: str) -> dict[str, Any]:
     return retrain.train(settings(), run_id=run)
 
 
+def train_somewhere(run: str) -> Any:
+    """Return the task `train`: in a container of its own where there is an image for it."""
+    if not settings().train_image:
+        return train(run)
+    from marquee_airflow.training import TrainOperator
+
+    return TrainOperator(task_id="train")
+
+
 @task
 @outcomes()
 def gate(run: str) -> str:
@@ -94,4 +105,4 @@ with DAG(
     tags=TAGS,
 ):
     RUN = "{{ run_id }}"
-    chain(collect(), validate(RUN), train(RUN), gate(RUN), version(RUN))
+    chain(collect(), validate(RUN), train_somewhere(RUN), gate(RUN), version(RUN))

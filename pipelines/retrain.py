@@ -186,6 +186,13 @@ def train(config: Settings, *, run_id: str, show: Show = logged) -> dict[str, An
     return dict(meta["metrics"])
 
 
+def trained(config: Settings, *, run_id: str) -> dict[str, Any]:
+    """Return the figures of the run's training, which another process may have done."""
+    from pipelines.model.artifact import read_meta
+
+    return dict(read_meta(run_dir(config, run_id) / "model")["metrics"])
+
+
 def gate(config: Settings, *, run_id: str, announce: Announce) -> str:
     """Judge the run's evaluation; returns the reason it was accepted for.
 

@@ -75,7 +75,6 @@ RULES = (
     Rule("GET", "/containers/{container}/json", Need.INSPECT, "", "state, place and labels"),
     Rule("GET", "/containers/{container}/logs", Need.SAYS,
          "follow stdout stderr since until timestamps tail", "why a replica is not ready, or NGINX refuses"),
-    Rule("GET", "/events", Need.LISTING, "since until filters", "whether a person stopped it: the keeper"),
     Rule("POST", "/containers/create", Need.CREATE, "name platform", "a replica of a version; a training"),
     Rule("POST", "/containers/{container}/start", Need.OURS, "", "deploy; the keeper, after a docker kill"),
     Rule("POST", "/containers/{container}/stop", Need.DEPLOYED, "t", "old replicas, cancelled trainings"),

@@ -9,10 +9,11 @@ from urllib.parse import quote
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from marquee_airflow.connections import docker_hook
 from marquee_airflow.notifiers import announce
 from pipelines.alerts import Alert
 from pipelines.errors import MarqueeError, NothingNew, Refused
-from pipelines.settings import settings
+from pipelines.settings import FleetKind, settings
 
 if TYPE_CHECKING:
     from pipelines.release.world import World
@@ -25,7 +26,10 @@ def here() -> "World":
     """Return the world that a release touches, as the settings describe it; imported late, it is heavy."""
     from pipelines.release.world import world
 
-    return world(settings())
+    config = settings()
+    if config.fleet is not FleetKind.DOCKER:
+        return world(config)
+    return world(config, docker=lambda: docker_hook().api_client)
 
 
 @contextmanager

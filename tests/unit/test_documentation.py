@@ -17,7 +17,9 @@ def test_every_command_is_in_the_readme():
 
 def test_every_setting_that_the_readme_names_exists():
     named = set(re.findall(r"MARQUEE_([A-Z0-9_]+[A-Z0-9])", README)) - {"SMTP"}
-    assert named <= {name.upper() for name in Settings.model_fields}
+    compose = (PROJECT_DIR / "docker-compose.yaml").read_text()
+    of_containers = set(re.findall(r"\$\{MARQUEE_([A-Z0-9_]+)", compose))
+    assert named <= {name.upper() for name in Settings.model_fields} | of_containers
 
 
 def test_every_word_of_make_that_the_readme_names_exists():
