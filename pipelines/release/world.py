@@ -3,7 +3,7 @@ machine has."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,10 +93,8 @@ def ledger(config: Settings) -> Ledger:
 def world(config: Settings, docker: "Callable[[], APIClient] | None" = None) -> World:
     """Return what releases touch: programs of this machine, or containers behind ``docker``.
 
-    ``docker``: makes the client, when somebody else knows how; by default that of ``config.docker_host``.
-
-    Raises:
-        FleetError: Docker does not answer.
+    ``docker``: makes the client, when somebody else knows how; by default that of ``config.docker_host``. It
+    is called when something is to be deployed: a watch only measures, and runs where there is no Docker.
     """
     fleet, router = _local(config) if config.fleet is FleetKind.LOCAL else _containers(config, docker)
     return World(
@@ -121,7 +119,7 @@ def _containers(config: Settings, docker: "Callable[[], APIClient] | None") -> t
     from pipelines.release.fleet.docker import DockerFleet
     from pipelines.release.router.docker import DockerNginx
 
-    client = docker() if docker else _docker(config.docker_host)
+    client = cache(docker or partial(_docker, config.docker_host))
     nginx = DockerNginx(
         client,
         config.nginx_dir or config.var_dir / "nginx",

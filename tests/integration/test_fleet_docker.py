@@ -185,7 +185,7 @@ def settings(var_dir: Path, project: str) -> Settings:
 
 @pytest.fixture
 def containers(config: Settings, project: Project) -> Iterator[DockerFleet]:
-    fleet = DockerFleet(config, project.docker)
+    fleet = DockerFleet(config, lambda: project.docker)
     yield fleet
     for replica in REPLICAS:
         fleet.remove(replica)
@@ -483,7 +483,7 @@ class Dying(APIClient):
 
 
 def carry_out(config: Settings, step: Callable[[Fleet], None], die_at: int | None, place: Path) -> None:
-    step(DockerFleet(config, Dying(die_at, place)))
+    step(DockerFleet(config, lambda: Dying(die_at, place)))
 
 
 def dies(config: Settings, step: Callable[[Fleet], None], die_at: int, place: Path) -> str | None:

@@ -111,7 +111,9 @@ class Stack:
 
     def router(self, **options: int) -> DockerNginx:
         status_at = f"127.0.0.1:{self.status_port}"
-        return DockerNginx(self.engine, self.folder, status_at=status_at, project=self.project, **options)
+        return DockerNginx(
+            lambda: self.engine, self.folder, status_at=status_at, project=self.project, **options
+        )
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=f"http://127.0.0.1:{self.port}")

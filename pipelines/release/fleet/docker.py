@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 from docker import APIClient
@@ -95,11 +96,18 @@ class _Container:
 class DockerFleet:
     """Replicas in the places that compose keeps for them; see :class:`pipelines.release.fleet.Fleet`."""
 
-    def __init__(self, config: Settings, docker: APIClient) -> None:
-        """Deploy into ``config.compose_project`` through ``docker``."""
+    def __init__(self, config: Settings, docker: Callable[[], APIClient]) -> None:
+        """Deploy into ``config.compose_project`` through ``docker``, which is called when first needed."""
         self._config = config
-        self._docker = docker
-        self._images = Images(docker, config.serving_repository, config.models_dir)
+        self._connect = docker
+
+    @cached_property
+    def _docker(self) -> APIClient:
+        return self._connect()
+
+    @cached_property
+    def _images(self) -> Images:
+        return Images(self._docker, self._config.serving_repository, self._config.models_dir)
 
     def pack(self, version: int) -> str:
         """Build the image of ``version`` when there is none of its model; return the image's id."""

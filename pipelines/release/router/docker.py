@@ -1,9 +1,10 @@
 """The NGINX of the compose stack: told through Docker to read a file in a volume that it shares with us."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import httpx
@@ -32,7 +33,7 @@ class DockerNginx(Nginx):
 
     def __init__(
         self,
-        docker: APIClient,
+        docker: Callable[[], APIClient],
         nginx_dir: Path,
         *,
         status_at: str,
@@ -40,13 +41,17 @@ class DockerNginx(Nginx):
         max_requests_per_s: int = 0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """Steer the NGINX of ``project``, whose volume is our ``nginx_dir``."""
+        """Steer the NGINX of ``project``, whose volume is our ``nginx_dir``; ``docker`` makes the client."""
         log = f"`docker compose logs {SERVICE}`"
         super().__init__(nginx_dir / "split.conf", status_at=status_at, log=log, transport=transport)
-        self._docker = docker
+        self._connect = docker
         self._labels = [f"com.docker.compose.project={project}", f"com.docker.compose.service={SERVICE}"]
         self._place = replace(_PLACE, max_requests_per_s=max_requests_per_s)
         self._told_at_s = 0.0
+
+    @cached_property
+    def _docker(self) -> APIClient:
+        return self._connect()
 
     def _render(self, split: Split) -> Configuration:
         return render(split, self._place)

@@ -23,7 +23,7 @@ def engine(tmp_path):
 
 def router(engine: FakeNginx, **options) -> DockerNginx:
     return DockerNginx(
-        engine,
+        lambda: engine,
         engine.file.parent,
         status_at="nginx.test:8083",
         project="test",
