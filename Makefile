@@ -69,7 +69,7 @@ up: .env ## Containers: build what changed, start everything, wait until it is h
 	@docker compose ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
 
 down: ## Containers: stop and remove them; what they keep stays
-	@docker compose --profile '*' down
+	@docker compose --profile '*' down --remove-orphans
 
 logs: ## Containers: follow what they say; SERVICE=keeper for one
 	@docker compose logs --follow --tail 100 $(SERVICE)
