@@ -8,7 +8,7 @@ import gate
 import pytest
 import yaml
 
-from pipelines.settings import PROJECT_DIR
+from pipelines.settings import PROJECT_DIR, Settings
 
 DOCKER = PROJECT_DIR / "docker"
 README = (DOCKER / "README.md").read_text()
@@ -121,3 +121,20 @@ def test_no_service_is_privileged_or_shares_what_is_the_hosts():
         shared = {"privileged", "pid", "ipc", "cap_add", "devices", "userns_mode", "uts"} & set(each)
         assert not shared, name
         assert each.get("network_mode", "none") == "none", name
+
+
+ONE_MACHINE = {
+    *("bind", "nginx_port", "stable_1_port", "stable_2_port", "canary_port", "shadow_port", "receipts_port"),
+    *("airflow_port", "prometheus_port", "kafka_port", "kafka_controller_port"),
+    *("smtp_catcher_port", "slack_catcher_port", "catcher_bind", "event_file", "replica_workers"),
+}
+"""Settings of the one-machine stack, or of a single service."""
+FIXED = {"registry_dir", "serving_repository"}
+"""What the volumes and images of docker-compose.yaml take as it is by default."""
+
+
+def test_every_setting_reaches_the_containers():
+    passed = set(COMPOSE["x-settings"])
+    settings = {f"MARQUEE_{name.upper()}" for name in set(Settings.model_fields) - ONE_MACHINE - FIXED}
+    assert settings - passed == set()
+    assert passed - settings == set()
