@@ -1,15 +1,15 @@
 """Which code this is, so that a version can name what trained it."""
 
-import os
 import subprocess
 from pathlib import Path
 from typing import TypedDict
 
 from pipelines.settings import PROJECT_DIR
 
-COMMIT_VARIABLE = "MARQUEE_CODE_COMMIT"
-"""Names the commit where there is no git, as in an image; its builder sets it."""
+COMMIT_FILE = "COMMIT"
+"""Names the commit where there is no git, as in an image; whoever builds that writes it."""
 UNKNOWN = "unknown"
+_DIRTY = "-dirty"
 _TIMEOUT_S = 30
 
 
@@ -24,8 +24,8 @@ class CodeVersion(TypedDict):
 
 def code_version(folder: Path = PROJECT_DIR) -> CodeVersion:
     """Return the commit of the code in ``folder``; not knowing it stops no training."""
-    if named := os.environ.get(COMMIT_VARIABLE):
-        return {"commit": named, "dirty": False}
+    if named := _written(folder / COMMIT_FILE):
+        return {"commit": named.removesuffix(_DIRTY), "dirty": named.endswith(_DIRTY)}
     commit = _git(folder, "rev-parse", "HEAD")
     # A checkout further up is not ours.
     if not commit or not (folder / ".git").exists():
@@ -35,7 +35,14 @@ def code_version(folder: Path = PROJECT_DIR) -> CodeVersion:
 
 def label(code: CodeVersion) -> str:
     """Return one word for it, as ``git describe`` does: the commit, and ``-dirty`` when files differed."""
-    return code["commit"] + ("-dirty" if code["dirty"] else "")
+    return code["commit"] + (_DIRTY if code["dirty"] else "")
+
+
+def _written(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _git(folder: Path, *arguments: str) -> str:
