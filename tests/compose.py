@@ -98,6 +98,8 @@ class Compose:
     def containers(self) -> dict[str, dict[str, Any]]:
         """Return what Docker says of each container, by service."""
         ids = self.run("ps", "--all", "--quiet").split()
+        if not ids:
+            return {}
         told = subprocess.run(["docker", "inspect", *ids], capture_output=True, text=True, check=True).stdout
         return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in json.loads(told)}
 

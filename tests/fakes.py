@@ -173,6 +173,10 @@ class FakePrometheus:
     """None: it has not tried to scrape the replicas."""
     up_for_s: float = 25.0
     """So long it has had to say ``up``."""
+    stable_up: float = 1.0
+    """The same of the stable replicas, where `up` is the candidate's."""
+    stable_up_for_s: float = 25.0
+    """So long ago stable began to be so; before, it was down."""
     dead: bool = False
     """It refuses connections."""
     queries: list[str] = field(default_factory=list)
@@ -186,8 +190,18 @@ class FakePrometheus:
         return httpx.Response(200, json={"status": "success", "data": {"result": result}})
 
     def _ups(self, at_s: float) -> list[dict]:
-        samples = [[at_s - self.up_for_s, str(self.up)], [at_s, str(self.up)]]
-        return [] if self.up is None else [{"metric": {}, "values": samples}]
+        if self.up is None:
+            return []
+        times_s = [at_s - self.up_for_s + step * self.up_for_s / 5 for step in range(6)]
+        stable = [self.stable_up if at_s - each_s <= self.stable_up_for_s else 0.0 for each_s in times_s]
+        values = {"canary": [self.up] * 6, "stable": stable}
+        return [
+            {
+                "metric": {"arm": arm},
+                "values": [[at, str(value)] for at, value in zip(times_s, of, strict=True)],
+            }
+            for arm, of in values.items()
+        ]
 
     def _counters(self, query: str, at_s: float) -> list[dict]:
         wanted = dict(re.findall(r'(arm|version)="(\w+)"', query))

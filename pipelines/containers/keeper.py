@@ -47,6 +47,9 @@ LONG_ENOUGH_S = 60.0
 """Who lived this long before it was killed is started at once the next time, too."""
 LONGEST_PAUSE_S = 60.0
 
+FIRST_MENDING_S = 3.0
+"""After the keeper's own start: `docker compose up --wait` first looks at all containers that it has made."""
+
 _START_EVERY_S = 2.0
 _MEND_EVERY_S = 5.0
 _END_WITHIN_S = 1.0
@@ -228,8 +231,14 @@ class Mender:
 class Duty:
     """Does one thing again and again; trouble is told when it begins and when it ends."""
 
-    def __init__(self, what: str, look: Callable[[], None], *, every_s: float, patience_s: float) -> None:
-        """Call ``look`` every ``every_s``; the duty is well if that went well ``patience_s`` ago or less."""
+    def __init__(
+        self, what: str, look: Callable[[], None], *, every_s: float, patience_s: float, first_s: float = 0.0
+    ) -> None:
+        """Call ``look`` every ``every_s``, for the first time after ``first_s``.
+
+        The duty is well if that went well ``patience_s`` ago or less.
+        """
+        self._first_s = first_s
         self._what = what
         self._look = look
         self._every_s = every_s
@@ -243,6 +252,7 @@ class Duty:
 
     def run(self, stop: threading.Event) -> None:
         """Go on until ``stop`` is set, whatever happens."""
+        stop.wait(self._first_s)
         while not stop.is_set():
             began_s = time.monotonic()
             try:
@@ -277,6 +287,7 @@ def run(config: Settings, stop: threading.Event, beat: Callable[[], None]) -> No
             mender.look,
             every_s=_MEND_EVERY_S,
             patience_s=60.0 + 2 * config.ready_timeout_s,
+            first_s=FIRST_MENDING_S,
         ),
     ]
     REGISTRY.register(Gauges(config))

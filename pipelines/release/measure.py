@@ -335,14 +335,25 @@ def scrape(prometheus: Prometheus, *, watched: Watched, until: datetime, now: da
 
 
 def _is_down(prometheus: Prometheus, arm: str, now: datetime) -> bool:
-    """Whether no replica of the arm answered a scrape in `UP_WINDOW_S`, tried for half of it at least."""
-    scrapes = prometheus.samples(f'up{{job="replicas",arm="{arm}"}}[{UP_WINDOW_S:.0f}s]', now)
-    if not scrapes:
+    """Whether no replica of the arm answered a scrape in `UP_WINDOW_S`, tried for half of it at least.
+
+    A candidate is down when stable meanwhile was not: a machine that comes up again has nobody yet.
+    """
+    scrapes = prometheus.samples(f'up{{job="replicas"}}[{UP_WINDOW_S:.0f}s]', now)
+    own = [target for target in scrapes if target.labels.get("arm") == arm]
+    if not own:
         # A target that does not answer is scraped as 0; none at all is the instrument's fault.
         raise MeasurementError(f"Prometheus has not tried to scrape the {arm} replica; see its page /targets")
+    since_s = -math.inf
+    if arm == _CANARY:
+        others = [target for target in scrapes if target.labels.get("arm") != arm]
+        since_s = min(
+            (float(at) for each in others for at in each.times_s[each.values > 0]), default=math.inf
+        )
     # A machine that was off comes up in its own order: Prometheus may be there before the replica.
-    tried_s = max(float(np.ptp(target.times_s)) for target in scrapes)
-    return tried_s >= UP_WINDOW_S / 2 and not any(target.values.any() for target in scrapes)
+    tried = [target.times_s[target.times_s >= since_s] for target in own]
+    tried_s = max(float(np.ptp(times)) if len(times) else 0.0 for times in tried)
+    return tried_s >= UP_WINDOW_S / 2 and not any(target.values.any() for target in own)
 
 
 def _as_columns(portions: Iterable[Sequence[Sequence[Any]]]) -> Answers:

@@ -280,7 +280,7 @@ def test_prometheus_agrees_with_the_receipts(records, look):
 def test_candidate_is_asked_for_by_arm_and_version_in_its_own_window(look, instrument):
     look(600.2)
     assert instrument.queries == [
-        'up{job="replicas",arm="canary"}[30s]',
+        'up{job="replicas"}[30s]',
         '{__name__=~"flask_http_request_duration_seconds_(count|sum)",path=~"/recommend/.*",'
         'version="2",arm="canary"}[901s]',
     ]
@@ -289,7 +289,7 @@ def test_candidate_is_asked_for_by_arm_and_version_in_its_own_window(look, instr
 def test_guarded_version_is_asked_for_on_every_arm(look, instrument):
     look(600, Watched(version=2, previous=1, since=BEGIN, guard_s=3_600))
     assert instrument.queries == [
-        'up{job="replicas",arm="stable"}[30s]',
+        'up{job="replicas"}[30s]',
         '{__name__=~"flask_http_request_duration_seconds_(count|sum)",path=~"/recommend/.*",'
         'version="2"}[900s]',
     ]
@@ -310,6 +310,22 @@ def test_dead_canary_is_seen_but_not_in_its_first_seconds(look, instrument):
 def test_canary_that_prometheus_has_only_begun_to_scrape_is_not_down_yet(look, instrument):
     instrument.up, instrument.up_for_s = 0.0, 10.0
     assert look(600).scraped.up
+
+
+def test_canary_is_not_down_while_a_whole_machine_comes_up(look, instrument):
+    instrument.up, instrument.stable_up = 0.0, 0.0
+    assert look(600).scraped.up
+    # Stable is back first, the canary right behind it.
+    instrument.stable_up, instrument.stable_up_for_s = 1.0, 10.0
+    assert look(600).scraped.up
+    instrument.stable_up_for_s = 20.0
+    assert not look(600).scraped.up
+
+
+def test_guarded_version_is_down_when_nobody_is_up(look, instrument):
+    instrument.up, instrument.stable_up = 0.0, 0.0
+    guarded = Watched(version=2, previous=1, since=BEGIN, guard_s=3_600)
+    assert not look(600, guarded).scraped.up
 
 
 def test_prometheus_that_never_scraped_is_trouble(look, instrument):
