@@ -146,6 +146,8 @@ def of_the_steps(folder: Path, airflow_port: int, smtp_port: int, slack_port: in
         "MARQUEE_VAR_DIR": str(folder / "var"),
         "MARQUEE_AIRFLOW_PORT": str(airflow_port),
         "MARQUEE_LOOK_EVERY_S": "1",
+        # Runs are those that a test starts.
+        "MARQUEE_RETRAIN_AT_ONCE": "false",
         "MARQUEE_SLACK_WEBHOOK_URL": f"http://127.0.0.1:{slack_port}/services/T0/B0/x",
         "MARQUEE_SMTP_HOST": "127.0.0.1",
         "MARQUEE_SMTP_PORT": str(smtp_port),
