@@ -13,9 +13,9 @@ from marquee_airflow.notifiers import announce
 if TYPE_CHECKING:
     from pipelines.release.judge import Judgement
 
-PATIENCE_S = 1_200.0
-"""How long all looks may raise until the watch is given up: the task's three tries outlast a database that is
-away for the better part of an hour."""
+MAX_FAILURES = 20
+"""Consecutive looks that raised after which the watch is given up. At a look a minute the task's three tries
+outlast a database that is away for the better part of an hour."""
 LONGEST_LOOK_S = 120.0
 """A look that takes longer counts as one that raised: a watch ends, whatever hangs."""
 
@@ -39,7 +39,7 @@ class CanaryWatch(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event with verdict and reason, which ends the task.
 
-        Raises whatever a look raised when all looks of `PATIENCE_S` did.
+        Raises whatever a look raised when ``MAX_FAILURES`` looks in a row did.
         """
         failures = 0
         while True:
@@ -48,7 +48,7 @@ class CanaryWatch(BaseTrigger):
             except Exception as error:
                 failures += 1
                 self.log.warning("look failed, %d in a row: %s: %s", failures, type(error).__name__, error)
-                if failures * self.look_every_s >= PATIENCE_S:
+                if failures == MAX_FAILURES:
                     raise
             else:
                 failures = 0

@@ -22,6 +22,7 @@ import psutil
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from marquee_airflow.triggers import MAX_FAILURES
 from pipelines.local import catchers
 from pipelines.local.airflow import PROGRAMS, USER, admin_password, airflow_environment
 from pipelines.local.airflow_api import FINISHED, AirflowApi
@@ -30,7 +31,7 @@ from tests.ports import free_ports
 from tests.stage import Program, wait_until
 
 START_S = 120.0
-RUN_S = 90.0
+RUN_S = 180.0
 READING_S = 2.0
 DAG_IDS = ("collect", "retrain", "release", "rollback", "steer", "housekeeping")
 LONGER_THAN_SQLITE_WAITS_S = 8.0
@@ -475,7 +476,7 @@ def test_a_watch_that_breaks_takes_the_canary_away(stage):
     stage.play(look=raising("MeasurementError", "the ledger is away"))
     _, states = stage.release("failed")
     assert (states["watch_canary"], states["abort"]) == ("failed", "success")
-    assert len(stage.calls("look begins")) == 3 * 5
+    assert len(stage.calls("look begins")) == 3 * MAX_FAILURES
 
 
 def test_a_broken_decision_takes_the_canary_away(stage):

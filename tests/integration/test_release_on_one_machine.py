@@ -62,9 +62,10 @@ class Artifacts(FakeRegistry):
 class Fleet(LocalFleet):
     """Replicas of which some have a flaw that no watch could see."""
 
-    def deploy(self, replica, version, *, arm, fault=Fault.NONE):
+    def deploy(self, replica, version, *, arm, release=None, fault=Fault.NONE):
         flawed = version == FLAWED and replica in STABLE_REPLICAS
-        super().deploy(replica, version, arm=arm, fault=Fault.SHORT if flawed else fault)
+        fault = Fault.SHORT if flawed else fault
+        super().deploy(replica, version, arm=arm, release=release, fault=fault)
 
 
 @pytest.fixture

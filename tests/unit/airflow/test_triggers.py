@@ -10,7 +10,7 @@ import pytest
 from airflow.triggers.base import TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
 from marquee_airflow import triggers
-from marquee_airflow.triggers import PATIENCE_S, CanaryWatch, Question
+from marquee_airflow.triggers import MAX_FAILURES, CanaryWatch, Question
 from pipelines.errors import MeasurementError
 from pipelines.release.judge import Judgement, Verdict
 
@@ -20,9 +20,6 @@ FAIL = Judgement(Verdict.FAIL, "900 ms", final=True)
 BROKEN = MeasurementError("Prometheus did not answer")
 
 Look = Judgement | Exception
-
-MAX_FAILURES = int(PATIENCE_S / 60)
-"""Looks that may fail in a row, one a minute."""
 
 
 @pytest.fixture
