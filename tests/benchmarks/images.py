@@ -12,9 +12,10 @@ from tests.benchmarks.report import Report
 from tests.engine import engine
 
 SECTION = "Images"
-RIVAL = "python + scikit-surprise, pickled model loaded whole"
+RIVAL = "python + scikit-surprise (which has to be compiled), for a pickled model"
 ANCESTOR = b"""\
 FROM python:3.13-slim-trixie
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null
 RUN pip install --no-cache-dir scikit-surprise==1.1.5 numpy flask gunicorn prometheus-flask-exporter
 """
 _OURS, _RIVAL = "marquee-bench:ours", "marquee-bench:ancestor"

@@ -47,7 +47,7 @@ class Project:
             _env_file=None,
             var_dir=folder / "var",
             docker_host=SOCKET,
-            compose_project=f"lab-keeper-{uuid.uuid4().hex[:8]}",
+            compose_project=f"marquee-tests-keeper-{uuid.uuid4().hex[:8]}",
         )
         self.file = folder / "compose.yaml"
         self.file.write_text(COMPOSE)

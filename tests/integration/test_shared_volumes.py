@@ -1,16 +1,17 @@
 """Spool and recents on volumes that containers of one user share, on a real Docker engine."""
 
+import os
 import subprocess
 import time
 import uuid
 
 import pytest
-from docker.errors import ImageNotFound
 
 from pipelines.settings import PROJECT_DIR
 
 IMAGE = "marquee-airflow"
 USER = "10001:10001"
+pytestmark = pytest.mark.timeout(1_500)
 PATIENCE_S = 30.0
 
 WRITER = """
@@ -59,7 +60,7 @@ class Shared:
     """A volume, and containers that have it."""
 
     def __init__(self):
-        self.name = f"lab-shared-{uuid.uuid4().hex[:8]}"
+        self.name = f"marquee-tests-shared-{uuid.uuid4().hex[:8]}"
         self.containers = []
         run("volume", "create", self.name)
         # As the images make their folders.
@@ -94,12 +95,16 @@ class Shared:
         run("volume", "rm", self.name)
 
 
+@pytest.fixture(scope="module")
+def image(docker_engine):
+    """The image of everything but the replicas, of today's code; from nothing it takes a minute or two."""
+    build = ["docker", "build", "--quiet", "--tag", IMAGE, "--file", "docker/airflow/Dockerfile", "."]
+    environment = os.environ | {"DOCKER_BUILDKIT": "1"}
+    subprocess.run(build, cwd=PROJECT_DIR, env=environment, check=True, capture_output=True, timeout=1_200)
+
+
 @pytest.fixture
-def shared(docker_engine):
-    try:
-        docker_engine.inspect_image(IMAGE)
-    except ImageNotFound:
-        pytest.skip(f"there is no image {IMAGE}; `docker compose build airflow-init` makes it")
+def shared(image):
     volume = Shared()
     yield volume
     volume.remove()
