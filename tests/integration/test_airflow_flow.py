@@ -407,8 +407,16 @@ def kill_worker(stage: Stage) -> list[psutil.Process]:
     """Kill the first worker of the scheduler: with Airflow's own queue it is the one that holds the lock."""
     scheduler = stage.programs["airflow-scheduler"].process
     assert scheduler is not None
-    wait_until(psutil.Process(scheduler.pid).children, "the new scheduler has workers")
-    psutil.Process(scheduler.pid).children()[0].kill()
+    workers: list[psutil.Process] = []
+
+    def there() -> bool:
+        # Not what the scheduler runs for a moment while it starts.
+        children = psutil.Process(scheduler.pid).children()
+        workers[:] = [each for each in children if time.time() - each.create_time() > 1.0]
+        return bool(workers)
+
+    wait_until(there, "the new scheduler has workers")
+    workers[0].kill()
     return []
 
 
