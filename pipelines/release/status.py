@@ -73,7 +73,9 @@ def as_tables(state: Snapshot) -> list[str | Table]:
         of_the = "guard" if look.guard else "watch"
         looks.add_row(f"{look.at:%H:%M:%S}", of_the, look.verdict, needed, look.reason)
     serving = f"version {state.stable}" if state.stable else "nothing yet"
-    head = f"Serving: {serving}. NGINX: {state.split or 'not there'}."
+    head = (
+        f"Serving: {serving}. NGINX: {state.split or 'no split (it is away, or nothing was released yet)'}."
+    )
     persons = [
         f"{each.at:%Y-%m-%d %H:%M} {each.who}: {each.what}{_hours(each.seconds)}. {each.why}".rstrip()
         for each in state.interventions
