@@ -18,12 +18,19 @@ import pytest
 from docker.errors import APIError, NotFound
 from docker.types import Mount
 
-from pipelines.release.fleet.place import body_of_placeholder, body_of_replica, kept_place, place_of
+from pipelines.containers.keeper import Starter
+from pipelines.release.fleet.docker import DockerFleet
+from pipelines.release.fleet.place import kept_place
+from pipelines.settings import FleetKind, Settings, read
 from tests.compose import Compose
+from tests.fakes import tiny_artifact
 
 PLACE = "python:3.13-slim-trixie"
 VERSION = 900_000_000 + os.getpid() % 1_000_000
 IMAGE = f"marquee-serving:v{VERSION}"
+BIG_IMAGE = f"marquee-serving:v{VERSION - 1_000_000}"
+EVIL_IMAGE = f"marquee-serving:v{VERSION - 2_000_000}"
+RUNTIME = "FROM marquee-serving:runtime\n"
 SAYS_THREE_LINES = "for i in 1 2 3; do echo line $i; sleep 0.4; done; exit 3"
 
 
@@ -62,15 +69,22 @@ class Stage:
 def stage(docker_engine: docker.APIClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     project = f"marquee-test-gate-{os.getpid()}"
     compose = Compose(project, tmp_path_factory.mktemp("gate"))
+    if not docker_engine.images("marquee-serving:runtime"):
+        compose.run("build", "serving-image")
     victims: dict[str, str] = {}
     try:
         compose.run("up", "--detach", "--no-deps", "--build", "--wait", "gate", "canary")
         labels = {"com.docker.compose.project": project}
+        always = docker_engine.create_host_config(restart_policy={"Name": "always"})
         script = "trap 'echo hup' HUP; echo up; while :; do sleep 0.1; done"
         for name in ("mysql", "nginx", "other"):
             own = {} if name == "other" else labels | {"com.docker.compose.service": name}
             made = docker_engine.create_container(
-                PLACE, ["sh", "-c", script], environment=["PASSWORD=s3cret"], labels=own
+                PLACE,
+                ["sh", "-c", script],
+                environment=["PASSWORD=s3cret"],
+                labels=own,
+                host_config=always,
             )
             victims[name] = made["Id"]
             docker_engine.start(made["Id"])
@@ -83,8 +97,9 @@ def stage(docker_engine: docker.APIClient, tmp_path_factory: pytest.TempPathFact
         for victim in victims.values():
             docker_engine.remove_container(victim, force=True)
         compose.remove()
-        with contextlib.suppress(NotFound):
-            docker_engine.remove_image(IMAGE, force=True)
+        for name in (IMAGE, BIG_IMAGE, EVIL_IMAGE):
+            with contextlib.suppress(NotFound):
+                docker_engine.remove_image(name, force=True)
 
 
 @pytest.fixture(autouse=True)
@@ -96,10 +111,11 @@ def _sockets_are_collected() -> Iterator[None]:
         gc.collect()
 
 
-def context(dockerfile: str, megabytes: int = 1) -> io.BytesIO:
+def context(dockerfile: str = RUNTIME, megabytes: int = 1) -> io.BytesIO:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, content in (("Dockerfile", dockerfile.encode()), ("big", bytes(megabytes * 2**20))):
+        files = {"Dockerfile": dockerfile.encode(), "model/big": bytes(megabytes * 2**20)}
+        for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
@@ -107,27 +123,39 @@ def context(dockerfile: str, megabytes: int = 1) -> io.BytesIO:
     return file
 
 
-def build(client: docker.APIClient, tag: str, dockerfile: str, **options: Any) -> list[tuple[float, str]]:
-    """Build, and return what was said and when, in seconds."""
-    began_s = time.monotonic()
+def build(client: docker.APIClient, tag: str, dockerfile: str = RUNTIME, **options: Any) -> list[str]:
+    """Build, and return what was said."""
     said = client.build(
         fileobj=context(dockerfile), custom_context=True, tag=tag, rm=True, decode=True, **options
     )
-    return [(time.monotonic() - began_s, str(line)) for line in said]
+    return [str(line) for line in said]
 
 
 @pytest.fixture(scope="module")
-def image(stage: Stage) -> str:
+def config(tmp_path_factory: pytest.TempPathFactory, stage: Stage) -> Settings:
+    config = read(
+        var_dir=tmp_path_factory.mktemp("var"), compose_project=stage.project, fleet=FleetKind.DOCKER
+    )
+    tiny_artifact(config.models_dir / f"v{VERSION}", version=VERSION)
+    return config
+
+
+@pytest.fixture(scope="module")
+def fleet(config: Settings, stage: Stage) -> DockerFleet:
+    return DockerFleet(config, lambda: stage.gate)
+
+
+@pytest.fixture(scope="module")
+def image(fleet: DockerFleet) -> str:
     """An image of a version, built through the gate."""
-    said = build(stage.gate, IMAGE, f"FROM {PLACE}\nCMD sleep infinity\n", labels={"marquee.version": "1"})
-    assert "Successfully tagged" in said[-1][1]
-    return str(stage.gate.inspect_image(IMAGE)["Id"])
+    return fleet.pack(VERSION)
 
 
 def training(stage: Stage, command: str, **host: Any) -> dict[str, Any]:
     """What makes a training, as the operator of Airflow does."""
     limits = {"network_mode": f"{stage.project}_marquee", "mem_limit": "64m", "cap_drop": ["ALL"]} | host
     return {
+        "name": f"{stage.project}-train",
         "image": PLACE,
         "command": ["sh", "-c", command],
         "user": "10001:10001",
@@ -136,33 +164,51 @@ def training(stage: Stage, command: str, **host: Any) -> dict[str, Any]:
     }
 
 
-def test_a_replica_is_made_anew_and_its_place_put_back(stage: Stage, image: str) -> None:
-    gate, name = stage.gate, f"{stage.project}-canary-1"
-    (listed,) = gate.containers(filters={"label": "com.docker.compose.service=canary"})
-    old = gate.inspect_container(listed["Id"])
-    place = place_of(old, gate.inspect_image(old["Image"]))
-    replica = body_of_replica(place, old, image=IMAGE, env={"MARQUEE_ARM": "canary"}, labels={"a": "b"})
-    for body, made_of in ((replica, image), (body_of_placeholder(place, old), old["Image"])):
-        new = gate.create_container_from_config(body, f"{name}-next")["Id"]
-        gate.start(new)
-        gate.stop(name, timeout=1)
-        gate.remove_container(name)
-        gate.rename(new, name)
-        now = stage.engine.inspect_container(name)
-        assert (now["Image"], now["State"]["Running"]) == (made_of, True)
-        limits = ("Memory", "PidsLimit", "ReadonlyRootfs", "CapDrop", "SecurityOpt", "Binds", "Tmpfs")
-        assert {key: now["HostConfig"][key] for key in limits} == {
+def test_a_replica_is_made_anew_and_its_place_put_back(stage: Stage, fleet: DockerFleet, image: str) -> None:
+    def now() -> dict[str, Any]:
+        found: dict[str, Any] = stage.engine.inspect_container(f"{stage.project}-canary-1")
+        return found
+
+    old = now()
+    limits = (
+        "Memory",
+        "PidsLimit",
+        "ReadonlyRootfs",
+        "CapDrop",
+        "SecurityOpt",
+        "Binds",
+        "Tmpfs",
+        "MaskedPaths",
+    )
+    # The second time its place has been put back by us.
+    for _ in range(2):
+        fleet.deploy("canary", VERSION, arm="canary")
+        assert (now()["Image"], kept_place(now()) is None) == (image, False)
+        assert fleet.running()["canary"].version == VERSION
+        assert {key: now()["HostConfig"][key] for key in limits} == {
             key: old["HostConfig"][key] for key in limits
         }
-        assert now["HostConfig"]["MaskedPaths"] == old["HostConfig"]["MaskedPaths"]
-    assert kept_place(now) is None
+        fleet.remove("canary")
+        assert (now()["Image"], kept_place(now())) == (old["Image"], None)
+        assert {key: now()["HostConfig"][key] for key in limits} == {
+            key: old["HostConfig"][key] for key in limits
+        }
+
+
+def test_what_was_killed_is_started_again_by_the_keeper(stage: Stage, config: Settings) -> None:
+    stage.engine.kill(stage.victims["mysql"])
+    keeper, deadline = Starter(config, lambda: stage.gate), time.monotonic() + 15
+    while not stage.victims_are_well():
+        assert time.monotonic() < deadline, "it has not been started"
+        time.sleep(0.2)
+        keeper.look()
 
 
 def test_a_training_is_followed_as_it_speaks(stage: Stage) -> None:
     gate = stage.gate
-    made = gate.create_container(name=f"{stage.project}-train", **training(stage, SAYS_THREE_LINES))["Id"]
-    lines = gate.attach(made, stdout=True, stderr=True, stream=True)
+    made = gate.create_container(**training(stage, SAYS_THREE_LINES))["Id"]
     gate.start(made)
+    lines = gate.logs(made, stream=True, follow=True)
     began_s = time.monotonic()
     came_s = [time.monotonic() - began_s for _ in lines]
     assert len(came_s) == 3
@@ -171,7 +217,7 @@ def test_a_training_is_followed_as_it_speaks(stage: Stage) -> None:
     assert gate.logs(made) == b"line 1\nline 2\nline 3\n"
     gate.remove_container(made, force=True, v=True)
     with pytest.raises(NotFound, match="No such container"):
-        gate.attach(made, stream=True)
+        gate.logs(made)
 
 
 def test_a_log_is_followed_as_it_grows_and_the_end_is_waited_for(stage: Stage) -> None:
@@ -186,18 +232,10 @@ def test_a_log_is_followed_as_it_grows_and_the_end_is_waited_for(stage: Stage) -
     stage.gate.remove_container(made)
 
 
-def test_a_build_is_heard_as_it_goes_and_has_no_network(stage: Stage, image: str) -> None:
-    steps = "RUN grep -c : /proc/net/dev > /cards\nRUN echo cards: $(cat /cards); sleep 1\nRUN sleep 1"
-    said = build(stage.gate, IMAGE, f"FROM {PLACE}\n{steps}\n", nocache=True)
-    (heard_s,) = [at_s for at_s, line in said if "cards: 1\\n" in line]
-    assert said[-1][0] - heard_s > 1
-    build(stage.gate, IMAGE, f"FROM {PLACE}\nCMD sleep infinity\n", labels={"marquee.version": "1"})
-
-
-def test_a_build_may_come_in_chunks_and_takes_no_memory(stage: Stage, image: str) -> None:
-    file = context(f"FROM {image}\n", megabytes=100)
+def test_a_build_may_come_in_chunks_and_takes_no_memory(stage: Stage) -> None:
+    file = context(megabytes=100)
     pieces = iter(lambda: file.read(2**16), b"")
-    said = list(stage.gate.build(fileobj=pieces, custom_context=True, tag=IMAGE, decode=True))
+    said = list(stage.gate.build(fileobj=pieces, custom_context=True, tag=BIG_IMAGE, decode=True))
     assert "Successfully tagged" in str(said[-1])
     gate = stage.compose.containers()["gate"]["Id"]
     used = stage.engine.stats(gate, stream=False)["memory_stats"]
@@ -217,8 +255,11 @@ def test_only_the_project_is_seen_and_no_secret_of_others(stage: Stage) -> None:
     assert {stage.victims["mysql"], stage.victims["nginx"]} < seen
     assert stage.victims["other"] not in seen
     assert stage.gate.inspect_container(stage.victims["mysql"])["Config"]["Env"] == []
-    events = stage.gate.events(since=0, until=int(time.time()), decode=True)
+    events = list(stage.gate.events(since=0, until=int(time.time()), decode=True))
     assert stage.victims["other"] not in {event.get("id") for event in events}
+    assert {event["status"] for event in events} <= {"die", "stop"}
+    names = [name for each in stage.gate.images() for name in each["RepoTags"] or ()]
+    assert {name.partition(":")[0] for name in names} == {"marquee-serving"}
 
 
 Attack = Callable[[docker.APIClient, Stage], object]
@@ -254,10 +295,19 @@ ATTACKS: dict[str, Attack] = {
     "another image's name": lambda gate, stage: gate.tag(IMAGE, "marquee-airflow", "latest"),
     "a version's name for another image": lambda gate, stage: gate.tag(PLACE, "marquee-serving", "v1"),
     "another image": lambda gate, stage: gate.remove_image("marquee-airflow"),
-    "build of another image": lambda gate, stage: build(gate, "marquee-airflow", f"FROM {PLACE}\n"),
+    "build of another image": lambda gate, stage: build(gate, "marquee-airflow"),
     "build from elsewhere": lambda gate, stage: list(gate.build(path="http://192.0.2.1/x.tar", tag=IMAGE)),
-    "build in the host's network": lambda gate, stage: build(
-        gate, IMAGE, f"FROM {PLACE}", network_mode="host"
+    "build in the host's network": lambda gate, stage: build(gate, IMAGE, network_mode="host"),
+    "build of another image's content": lambda gate, stage: build(gate, IMAGE, "FROM mysql:9\n"),
+    "build that pulls": lambda gate, stage: build(gate, IMAGE, "FROM 192.0.2.1:5000/x\n"),
+    "build that runs a command": lambda gate, stage: build(gate, IMAGE, f"{RUNTIME}USER 0:0\nRUN id\n"),
+    "attachment to a replica": lambda gate, stage: gate.attach(f"{stage.project}-canary-1"),
+    "secrets of another image": lambda gate, stage: gate.inspect_image("mysql:9"),
+    "removal of another image by its id": lambda gate, stage: gate.remove_image(
+        stage.engine.inspect_image("nginx:stable")["Id"]
+    ),
+    "the database's name": lambda gate, stage: gate.create_container(
+        **training(stage, "id"), hostname="mysql"
     ),
     "volume": lambda gate, stage: gate.create_volume("x", driver_opts={"type": "none", "device": "/"}),
     "network": lambda gate, stage: gate.connect_container_to_network(stage.victims["other"], "bridge"),
@@ -311,6 +361,7 @@ SMUGGLERS: dict[str, bytes] = {
     "behind a short chunk": BUILD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
     "behind a folded header": BUILD + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
     "behind a bare line feed": PING + b"A: b\n\n",
+    "behind the end of an archive": BUILD + b"Transfer-Encoding: chunked\r\n\r\n400\r\n" + bytes(1024),
     "behind an upgrade": PING + b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
 }
 
@@ -325,14 +376,21 @@ def test_a_second_request_is_never_carried_out(stage: Stage, before: bytes) -> N
     assert stage.victims_are_well()
 
 
-def test_nothing_is_smuggled_behind_an_attachment(stage: Stage) -> None:
-    made = stage.gate.create_container(**training(stage, "sleep 2"))["Id"]
+def test_a_file_of_root_in_an_image_makes_nobody_root(stage: Stage) -> None:
+    """The image is as if somebody had got it past the gate."""
+    steps = "COPY --from=place /bin/sh /bin/rootsh\nUSER 0:0\nRUN chmod 4755 /bin/rootsh\nENTRYPOINT []\n"
+    service = "LABEL com.docker.compose.service=mysql\n"
+    build(stage.engine, EVIL_IMAGE, f"FROM {PLACE} AS place\n{RUNTIME}{steps}{service}")
+    command = "exec /bin/rootsh -p -c 'id -u; grep CapBnd /proc/self/status'"
+    made = stage.gate.create_container(**training(stage, command, cap_drop=None) | {"image": EVIL_IMAGE})[
+        "Id"
+    ]
     stage.gate.start(made)
-    call = f"POST /containers/{made}/attach?stream=1&stdout=1 HTTP/1.1"
-    head = f"{call}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
-    assert stage.ask(head.encode(), stop_of(stage.victims["mysql"])).startswith(b"HTTP/1.1 101 ")
-    stage.gate.remove_container(made, force=True)
-    assert stage.victims_are_well()
+    stage.gate.wait(made)
+    assert stage.gate.logs(made).split() == [b"10001", b"CapBnd:", b"0000000000000000"]
+    # Neither is it taken for the service that its image is of.
+    assert stage.engine.inspect_container(made)["Config"]["Labels"]["com.docker.compose.service"] == ""
+    stage.gate.remove_container(made)
 
 
 def test_the_log_tells_refusals_and_writes_and_no_secret(stage: Stage) -> None:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import gate
 import pytest
 import yaml
+from gate import policy as gate
 
 from pipelines.settings import PROJECT_DIR, Settings
 
@@ -109,6 +109,7 @@ def test_only_the_gate_has_the_socket_and_only_who_deploys_reaches_it():
 
 def test_the_gate_knows_the_stack():
     assert set(gate.REPLICAS) < set(SERVICES)
+    assert set(gate.DOORS) < set(SERVICES)
     assert set(gate.VOLUMES) < set(COMPOSE["volumes"])
     assert set(gate.NETWORKS) < set(COMPOSE["networks"])
     placeholder = {SERVICES[replica]["image"] for replica in gate.REPLICAS}
