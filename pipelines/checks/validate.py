@@ -169,16 +169,17 @@ def _before(
     """Return by topic what the batches say of themselves that hold the days before the new ones."""
     entries = quarantine.read(batches_dir)
     times = {topic: [info.first_time for info in infos if info.first_time] for topic, infos in new.items()}
-    since = {topic: min(found) - _BACK for topic, found in times.items() if found}
+    oldest = {topic: min(found) for topic, found in times.items() if found}
     old_enough: set[tuple[str, int, int]] = set()
     before: dict[str, list[BatchInfo]] = {}
     # Newest first, and no further than needed: a year of batches is ten thousands of files.
     for batch in reversed(list_batches(batches_dir)):
         partition = (batch.topic, batch.generation, batch.partition)
-        if batch.name in names or batch.topic not in since or partition in old_enough:
+        if batch.name in names or batch.topic not in oldest or partition in old_enough:
             continue
         info = _hourly(batch, entries)
-        if info.last_time and info.last_time < since[batch.topic]:
+        # A difference is in range, whatever the clocks said; the day a week before the year 1 is not.
+        if info.last_time and oldest[batch.topic] - info.last_time > _BACK:
             old_enough.add(partition)
         else:
             before.setdefault(batch.topic, []).append(info)

@@ -6,7 +6,7 @@
               ", status " code ", result: " body ", " ms " ms"
     time    = YYYY-MM-DD "T" hh ":" mm [ ":" ss [ "." 1*9DIGIT ] ]     UTC, seconds missing when they are 00
     user    = 1*7DIGIT                                                 1 .. 1,000,000
-    movie   = slug "+" [ YYYY ]                                        slug: a-z 0-9 + . _ * - and %XX
+    movie   = slug "+" [ YYYY ]                                        slug: 1*255 of a-z 0-9 + . _ * - %XX
     minute  = 1*4DIGIT                                                 0-based, 1063 is real
     rating  = "1" .. "5"
     code    = "0" / "100" .. "599"
@@ -108,7 +108,7 @@ class Reject:
 
 Event = Watch | Rating | Request
 
-_ID = rb"[a-z0-9+._*-]+\+(?:[0-9]{4})?"
+_ID = rb"[a-z0-9+._*-]{1,255}\+(?:[0-9]{4})?"
 # What most lines are, in one match; everything else is read field by field.
 _PLAIN_WATCH = re.compile(
     rb"([^,]{16,29}),([0-9]{1,7}),GET /data/m/(" + _ID + rb")/([0-9]{1,4})\.mpg(?:\r?\n)?"
@@ -118,7 +118,8 @@ _TIME = re.compile(
 )
 LONGEST_TIME: Final = len("2022-11-14T12:23:12.123456789")
 _USER = re.compile(rb"[0-9]{1,7}")
-MOVIE_ID: Final = re.compile(rb"(?:[a-z0-9+._*-]|%[0-9A-Fa-f]{2})+\+(?:[0-9]{4})?")
+# Bounded, so that no single line brings an id that a model cannot store (``MAX_ID_BYTES``).
+MOVIE_ID: Final = re.compile(rb"(?:[a-z0-9+._*-]|%[0-9A-Fa-f]{2}){1,255}\+(?:[0-9]{4})?")
 _MINUTE = re.compile(rb"([0-9]{1,4})\.mpg")
 _RATING = re.compile(rb"[1-5]")
 # The body is greedy, so the response time is the last ", N ms"; nine digits are eleven days and fit an int32.

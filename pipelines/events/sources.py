@@ -2,14 +2,17 @@
 
 import gzip
 import hashlib
+import logging
 import re
 import sys
 import time
 import zlib
 from bisect import bisect_right
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol, cast
@@ -29,6 +32,9 @@ GROUP: Final = "marquee"
 """Consumer group whose offsets show on dashboards how far Marquee has come."""
 
 _BLOCK_BYTES: Final = 4 * 2**20
+_HEAD_LINES: Final = 100
+
+log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -253,6 +259,7 @@ class FileSource:
     The file may grow at its end while it is read. A last line without a line end counts as soon as it is an
     event: an archived log may end so, and no mere beginning of an event line is an event. Otherwise it is
     still being written, or torn, and is left for the next time: taken now, its second half would be lost.
+    A byte order mark at its start is passed over.
     """
 
     def __init__(self, path: Path) -> None:
@@ -263,10 +270,15 @@ class FileSource:
         self.name = re.sub(r"[^a-zA-Z0-9._-]+", "-", stem)
         self._known = ""
         self._blocks = [_Block(0, 0)]
+        self._unfinished = (0, 0)
 
     @property
     def identity(self) -> str:
-        """Hash of the first line, which stays the same while the file grows."""
+        """Hash of the first event, which stays the same while the file grows.
+
+        Logs of one name may begin with the same header or blank lines: only while there is no event among the
+        first hundred lines does the first line stand for it.
+        """
         with self._opened() as file:
             return self._identity(file)
 
@@ -280,8 +292,9 @@ class FileSource:
         with self._opened() as file:
             for number, values in self._numbered(file, sys.maxsize):
                 end = number + len(values)
-                if len(values) and not _is_complete(values[-1].as_py()):
+                if not _is_complete(last := values[-1].as_py()):
                     end -= 1
+                    self._leave(end, len(last))
         return 0, end
 
     def read(self, partition: int, start: int, stop: int) -> Iterator[Lines]:
@@ -326,13 +339,26 @@ class FileSource:
         for data in _whole_lines(file):
             if number > self._blocks[-1].number:
                 self._blocks.append(_Block(number, position))
-            values = _split(data)
+            values = _split(data if position else data.removeprefix(BOM_UTF8))
             yield number, values
             number, position = number + len(values), position + len(data)
 
+    def _leave(self, number: int, length: int) -> None:
+        """Say once of a last line that it is not taken."""
+        if (number, length) != self._unfinished:
+            log.info(
+                "%s: its last line, number %d (%d bytes), has no line end and is no event; "
+                "it is left until it has one",
+                *(self._path, number, length),
+            )
+        self._unfinished = (number, length)
+
     def _identity(self, file: IO[bytes]) -> str:
         file.seek(0)
-        return hashlib.sha256(file.readline().rstrip(b"\r\n")).hexdigest()[:32]
+        head = islice(file, _HEAD_LINES)
+        first = next(head, b"").removeprefix(BOM_UTF8)
+        event = next((line for line in chain([first], head) if not isinstance(parse(line), Reject)), first)
+        return hashlib.sha256(event.rstrip(b"\r\n")).hexdigest()[:32]
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:

@@ -27,6 +27,8 @@ MEMORY_LIMIT: Final = "1GB"
 """Of DuckDB; what does not fit goes to files in the system's temporary folder until the answer is there."""
 
 _RESOLUTION: Final = timedelta(microseconds=1)
+_EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
+_LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
 Row = dict[str, Any]
 _Execute = Callable[[str, Mapping[str, Any]], list[Row]]
@@ -112,7 +114,8 @@ def ask(
     last = max(each.end for each in known)
     newest = max((each.info.last_time for each in known if each.info.last_time), default=last)
     begin = _moment(since, newest) or min(each.start for each in known)
-    end = _moment(until, newest) or last + _RESOLUTION
+    # A clock that was never set says 0001 or 9999: beyond them there is no time to reckon with.
+    end = _moment(until, newest) or min(last, _LATEST - _RESOLUTION) + _RESOLUTION
     if begin >= end:
         raise SettingsError(
             f"--since {begin.isoformat()} is not before --until {end.isoformat()}; "
@@ -159,7 +162,7 @@ class _Dated:
 
 
 def _moment(wanted: datetime | timedelta | None, newest: datetime) -> datetime | None:
-    return newest - wanted if isinstance(wanted, timedelta) else wanted
+    return newest - min(wanted, newest - _EARLIEST) if isinstance(wanted, timedelta) else wanted
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pipelines.events.grammar import (
     Watch,
     parse,
 )
+from pipelines.model.ids import MAX_ID_BYTES
 
 WATCH = b"2022-11-14T12:23:12,596363,GET /data/m/snowpiercer+2013/16.mpg"
 RATE = b"2023-09-28T20:20:23,65458,GET /rate/monty+python+and+the+holy+grail+1975=5"
@@ -212,6 +213,13 @@ class TestMovie:
     def test_what_has_no_slug_and_year_is_rejected(self, movie: str) -> None:
         assert reason(watch_of(movie)) == Reason.BAD_MOVIE
         assert reason(parse(f"2022-11-14T12:23:12,5,GET /rate/{movie}=3".encode())) == Reason.BAD_MOVIE
+
+    @pytest.mark.parametrize("piece", ["x", "+", "%C3"])
+    def test_a_slug_is_at_most_255_characters_which_a_model_can_store(self, piece: str) -> None:
+        longest = watch_of(piece * 255 + "+1999")
+        assert isinstance(longest, Watch)
+        assert len(longest.movie_id.encode()) <= MAX_ID_BYTES
+        assert reason(watch_of("x" + piece * 255 + "+1999")) == Reason.BAD_MOVIE
 
 
 class TestAction:

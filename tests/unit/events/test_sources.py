@@ -1,3 +1,4 @@
+import codecs
 import gc
 import gzip
 import logging
@@ -54,6 +55,15 @@ class TestFile:
     ) -> None:
         assert everything(log(b"\n\ra\r\r\n\n")) == [(0, b"\n"), (1, b"\ra\r\r\n"), (2, b"\n")]
 
+    @pytest.mark.parametrize("rest", [WATCH + b"\n" + RATE + b"\n", WATCH, b""])
+    def test_a_byte_order_mark_is_no_part_of_the_first_line(
+        self, log: Callable[[bytes], FileSource], rest: bytes
+    ) -> None:
+        plain = log(rest)
+        lines, identity = everything(plain), plain.identity
+        marked = log(codecs.BOM_UTF8 + rest)
+        assert (everything(marked), marked.identity) == (lines, identity)
+
     def test_an_empty_file_has_nothing(self, log: Callable[[bytes], FileSource]) -> None:
         assert log(b"").bounds(0) == (0, 0)
 
@@ -79,6 +89,33 @@ class TestFile:
         assert log(WATCH + b"\n" + RATE + b"\n").identity == small
         assert log(WATCH).identity == small
         assert log(RATE + b"\n" + WATCH + b"\n").identity != small
+
+    @pytest.mark.parametrize("head", [b"time,user_id,action\n", b"\n\n", b"\xff\xfe\n"])
+    def test_logs_that_begin_with_the_same_header_are_told_apart_by_their_events(
+        self, log: Callable[[bytes], FileSource], head: bytes
+    ) -> None:
+        small = log(head + WATCH + b"\n").identity
+        assert log(head + WATCH + b"\n" + RATE + b"\n").identity == small
+        assert log(head + RATE + b"\n" + WATCH + b"\n").identity != small
+
+    def test_a_log_without_any_event_is_known_by_its_first_line(
+        self, log: Callable[[bytes], FileSource]
+    ) -> None:
+        small = log(b"1\n").identity
+        assert log(b"1\n2\n" * 200).identity == small
+        assert log(b"2\n1\n").identity != small
+
+    def test_a_last_line_that_is_left_is_said_once(
+        self, log: Callable[[bytes], FileSource], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        source = log(WATCH + b"\n" + RATE[:-1])
+        assert source.bounds(0) == source.bounds(0) == (0, 1)
+        (said,) = caplog.messages
+        assert "movielog4.log: its last line, number 1 (51 bytes), has no line end and is no event" in said
+        log(WATCH + b"\n" + RATE)
+        assert source.bounds(0) == (0, 2)
+        assert caplog.messages == [said]
 
     @pytest.mark.parametrize(
         ("file", "name"),

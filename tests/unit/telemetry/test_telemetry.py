@@ -237,6 +237,13 @@ class TestTime:
         assert next(iter(told.total.values())) == 0
         json.dumps(told.as_json(), allow_nan=False)
 
+    def test_clocks_that_were_never_set_are_in_time(self, folder: Path) -> None:
+        ends = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+        add(folder, *(Rating(time, 5, "a+2001", 4) for time in ends), log="clock.log")
+        assert ask(folder, Asked.RATINGS, By.HOUR).until == ends[1]
+        told = ask(folder, Asked.RATINGS, By.HOUR, since=timedelta(days=9_000_000), until=at(0))
+        assert (told.since, figures(told, "ratings")) == (ends[0], [(ends[0], 1)])
+
     def test_an_end_before_the_beginning_is_wrong(self, folder: Path) -> None:
         with pytest.raises(SettingsError, match=r"not before --until .* newest event, 2022-11-14T15:00"):
             ask(folder, Asked.RATINGS, By.HOUR, since=HOUR, until=2 * HOUR)
