@@ -1,5 +1,6 @@
 """Every check of every suite: quiet on clean data, and shown to fire on data made to break it."""
 
+import weakref
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -425,11 +426,24 @@ def test_check_that_could_not_run_has_failed_with_its_text(clean):
     assert "rating" in check.observed
 
 
+def test_of_all_frames_that_were_checked_only_the_last_is_kept():
+    suite = SUITES["ratings"]
+    (number, *_) = [n for n, entry in enumerate(suite.entries) if list(entry.columns) == ["rating"]]
+    checked = []
+    for stars in (1, 2, 3):
+        frame = pd.DataFrame({"rating": [stars]})
+        checked.append(weakref.ref(frame))
+        assert running._results(suite, [number], frame, ())[number]["success"]
+        del frame
+    assert [kept() is not None for kept in checked] == [False, False, True]
+
+
 @pytest.mark.parametrize("suite", ["ratings", "stream"])
 def test_suite_that_breaks_down_as_a_whole_has_failed(suite, clean, monkeypatch):
     def breaks_down(**_):
         raise RuntimeError("out of order")
 
+    running._asset.cache_clear()
     monkeypatch.setattr(running.gx, "get_context", breaks_down)
     found = run(SUITES[suite], clean.looked_at(suite))
     assert len(found) == len(SUITES[suite].entries)

@@ -1,4 +1,5 @@
 import json
+import shutil
 import socket
 import tempfile
 from collections import Counter
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.checks import running
 from pipelines.checks.profile import Reference, describe
 from pipelines.checks.suites import load_suites
 from pipelines.checks.validate import validate
@@ -61,8 +63,22 @@ def checked(batches_dir, names, folder, now=NOW, reference=NOTHING):
     return report, json.loads(path.read_text())
 
 
-def test_clean_batches_succeed_and_the_report_says_so(tmp_path):
-    report, written = report_on(tmp_path, clean_lines())
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """Folder, report and what was written of it, of clean lines."""
+    folder = tmp_path_factory.mktemp("clean")
+    return folder, *report_on(folder, clean_lines())
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """Folder, report and what was written of it, of clean lines and 200 that are none."""
+    folder = tmp_path_factory.mktemp("refused")
+    return folder, *report_on(folder, [*clean_lines(), *(f"nonsense {number}" for number in range(200))])
+
+
+def test_clean_batches_succeed_and_the_report_says_so(clean):
+    folder, report, written = clean
     assert report.success
     assert report.failed_lines() == []
     viewings, users = 120, 40  # each watched three of the five movies
@@ -72,23 +88,24 @@ def test_clean_batches_succeed_and_the_report_says_so(tmp_path):
     }
     assert written["success"] is True
     assert written["checked_at"] == "2026-03-03T12:00:00+00:00"
-    assert written["batches"] == [path.name for path in (tmp_path / "batches").glob("*.parquet")]
+    assert written["batches"] == [path.name for path in (folder / "batches").glob("*.parquet")]
     assert len(written["checks"]) == sum(len(suite.entries) for suite in SUITES.values())
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.json"]
+    assert [path.name for path in (folder / "new").iterdir()] == ["report.json"]
 
 
-def test_warning_does_not_fail_the_report(tmp_path):
-    report, written = report_on(tmp_path, clean_lines(), now=NOW + timedelta(days=30))
+def test_warning_does_not_fail_the_report_nor_does_a_clock_that_was_never_set(tmp_path):
+    unset = Watch(datetime(1, 1, 1, tzinfo=UTC), 5, MOVIES[0], 3).line()
+    report, written = report_on(tmp_path, [*clean_lines(), unset], now=NOW + timedelta(days=30))
     assert report.success
     assert written["success"] is True
     assert report.failed_lines("critical") == []
-    (line,) = report.failed_lines()
-    assert line.startswith("warning: stream.newest_age_s: ")
+    age, late = report.failed_lines()
+    assert age.startswith("warning: stream.newest_age_s: ")
+    assert late.startswith("warning: stream.latest_s: ")
 
 
-def test_critical_failure_refuses_and_comes_before_the_warnings(tmp_path):
-    faults = [f"nonsense {number}" for number in range(200)]
-    report, written = report_on(tmp_path, [*clean_lines(), *faults])
+def test_critical_failure_refuses_and_comes_before_the_warnings(refused):
+    _, report, written = refused
     assert not report.success
     assert written["success"] is False
     assert [line.split(": ")[:2] for line in report.failed_lines()] == [
@@ -110,8 +127,8 @@ def test_batch_that_is_not_there_is_an_error(tmp_path):
         checked(tmp_path, [missing], tmp_path)
 
 
-def test_report_says_what_was_not_looked_at_and_why(tmp_path):
-    report, written = report_on(tmp_path, clean_lines())
+def test_report_says_what_was_not_looked_at_and_why(clean):
+    _, report, written = clean
     assert report.silent_lines() == [
         f"not looked at: {', '.join(columns)}: {why}"
         for columns, why in (
@@ -151,14 +168,14 @@ def test_new_data_are_compared_with_what_the_serving_model_was_trained_on(tmp_pa
     assert 0.4 < written["figures"]["drift"]["rating_shift"] < 0.75
 
 
-def test_what_is_in_quarantine_is_not_looked_at(tmp_path):
-    faults = [f"nonsense {number}" for number in range(200)]
-    batches_dir, names = collected(tmp_path, [*clean_lines(), *faults])
-    assert not checked(batches_dir, names, tmp_path)[0].success
+def test_what_is_in_quarantine_is_not_looked_at(refused, tmp_path):
+    folder, before, _ = refused
+    assert not before.success
+    batches_dir = shutil.copytree(folder / "batches", tmp_path / "batches")
     (batch,) = list_batches(batches_dir)
     out = Quarantined(batch.topic, 1, 0, len(clean_lines()), batch.last, "a stuck client", "ann", NOW)
     quarantine.add(batches_dir, out)
-    report, written = checked(batches_dir, names, tmp_path)
+    report, written = checked(batches_dir, before.batches, tmp_path)
     assert report.success
     assert (written["figures"]["stream"]["lines"], written["figures"]["stream"]["reject"]) == (360, 0)
 
@@ -187,10 +204,11 @@ def test_validating_is_silent_writes_nothing_else_and_talks_to_nobody(tmp_path, 
 
     monkeypatch.setattr(socket.socket, "connect", no_network)
     monkeypatch.setattr(tempfile, "mkdtemp", no_temporary_folder)
+    running._asset.cache_clear()
     batches_dir, names = collected(tmp_path, clean_lines())
     capfd.readouterr()
     caplog.clear()
-    checked(batches_dir, names, tmp_path)
+    assert checked(batches_dir, names, tmp_path)[0].success  # a check that raised would only have failed
     assert capfd.readouterr() == ("", "")
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
 

@@ -1,4 +1,6 @@
-import multiprocessing
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -13,6 +15,20 @@ from pipelines.data import quarantine
 from pipelines.data.batches import Batch
 from pipelines.data.quarantine import FILE, Quarantined, keeps, of, wholly
 from pipelines.errors import DataError
+from pipelines.settings import PROJECT_DIR
+
+ADD_FIFTY = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+
+from pipelines.data import quarantine
+
+entry = quarantine.Quarantined.of_json(json.loads(sys.argv[2]))
+print("begins", flush=True)
+for offset in range(50):
+    quarantine.add(Path(sys.argv[1]), replace(entry, first=offset, last=offset))
+"""
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 RANGES = st.lists(
@@ -35,11 +51,6 @@ def rows(*lines: tuple[int, int | None], kind: str = "watch") -> pa.Table:
     return pa.Table.from_pylist(
         [{"kind": kind, "offset": one, "last_offset": last} for one, last in lines], schema
     )
-
-
-def add_hundred(folder: Path, who: str) -> None:
-    for first in range(100):
-        quarantine.add(folder, entry(first, first, who=who))
 
 
 class TestFile:
@@ -104,12 +115,17 @@ class TestFile:
             quarantine.add(tmp_path / "file", entry(0, 9))
 
     def test_two_people_at_once_lose_nothing(self, tmp_path: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        people = [context.Process(target=add_hundred, args=(tmp_path, who)) for who in ("ann", "bob")]
-        for person in people:
-            person.start()
-        for person in people:
-            person.join(60)
+        others = entry(0, 0, who="bob").as_json()
+        with subprocess.Popen(
+            [sys.executable, "-c", ADD_FIFTY, str(tmp_path), json.dumps(others)],
+            cwd=PROJECT_DIR,
+            stdout=subprocess.PIPE,
+        ) as bob:
+            assert bob.stdout is not None
+            assert bob.stdout.readline() == b"begins\n"
+            for first in range(50, 100):
+                quarantine.add(tmp_path, entry(first, first))
+        assert bob.returncode == 0
         assert sorted(one.first for one in quarantine.read(tmp_path)) == list(range(100))
 
     def test_half_a_file_that_a_kill_left_is_not_read(self, tmp_path: Path) -> None:

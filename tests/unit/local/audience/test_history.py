@@ -105,7 +105,10 @@ class Away(FileSink):
         return super().is_empty()
 
 
-def test_an_empty_stream_begins_with_the_archive_and_one_that_was_begun_is_left_alone(tmp_path, monkeypatch):
+def test_an_empty_stream_begins_with_the_archive_and_one_that_was_begun_is_left_alone(
+    tmp_path, known, monkeypatch
+):
+    monkeypatch.setattr(history.tastes, "load", lambda _: known)
     monkeypatch.setattr(history, "_RETRY_S", 0.001)
     monkeypatch.setattr(history, "_USERS", 5)
     sink = Away(tmp_path / "events.log")

@@ -181,13 +181,18 @@ def test_neither_unheard_of_movies_nor_impossible_viewers_are_watched(
     assert followed.watches(later) == ignored.watches(later)
 
 
+@pytest.fixture(scope="module")
+def lengths(known: Tastes) -> dict[str, int]:
+    """Movie → its running time in minutes."""
+    return dict(zip(known.movie_ids, known.lengths_min.tolist(), strict=True))
+
+
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), requests_per_s=st.floats(0.01, 3.0))
 def test_any_seed_and_rate_gives_users_and_minutes_that_exist(
-    seed: int, requests_per_s: float, known: Tastes
+    seed: int, requests_per_s: float, known: Tastes, lengths: dict[str, int]
 ) -> None:
     audience = Audience(seed, known, requests_per_s=requests_per_s)
-    lengths = dict(zip(known.movie_ids, known.lengths_min.tolist(), strict=True))
     for watch in audience.watches(START):
         assert 1 <= watch.user_id <= MAX_USER_ID
         assert 0 <= watch.minute < lengths[watch.movie_id]
