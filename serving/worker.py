@@ -1,10 +1,13 @@
 """The gunicorn worker: quick answers at once, and a stop that first answers whoever has come in."""
 
+import re
 import socket
 import time
 from concurrent.futures import Future
 from typing import Any
 
+from gunicorn.http.message import Request  # type: ignore[import-untyped]
+from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
 SLOW_S = 0.05
@@ -15,6 +18,17 @@ LINGER_S = 0.5
 """How long an idle connection that is kept open may still bring a question when the worker stops."""
 
 _LONGEST_REQUEST_BYTES = 65_536
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
+
+
+class _Question(Request):  # type: ignore[misc]
+    """A question whose user id may have bytes that ought to be percent-encoded.
+
+    NGINX hands them on as they came, and gunicorn by itself answers them with 400.
+    """
+
+    def parse_request_line(self, line_bytes: bytes) -> None:
+        super().parse_request_line(_NOT_ASCII.sub(lambda byte: b"%%%02X" % byte[0][0], line_bytes))
 
 
 class PoliteWorker(ThreadWorker):  # type: ignore[misc]
@@ -31,6 +45,12 @@ class PoliteWorker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._calm_until_s = float("-inf")
+
+    def init_process(self) -> None:
+        """Prepare the worker and serve; returns when it has been stopped."""
+        # There is no setting for it.
+        RequestParser.mesg_class = _Question
+        super().init_process()
 
     def enqueue_req(self, conn: Any) -> None:
         """Answer what ``conn`` asks, here or in a thread; runs in the main thread."""

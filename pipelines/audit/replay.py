@@ -36,14 +36,18 @@ class Replay:
 def replay(receipt: Receipt, registry: Registry, models_dir: Path) -> Replay:
     """Fetch the version of ``receipt`` from the registry and ask it again.
 
-    Artifacts are laid out below ``models_dir`` as for a release; one that is there is used as it is. A
-    version that cannot be had or read is a reason, not an error.
+    Artifacts are laid out below ``models_dir`` as for a release; one that is there is used. A version that
+    cannot be had or read, or is not what was trained, is a reason, not an error.
     """
     if receipt.status != _GOOD:
         return Replay(False, f"the answer was an error (status {receipt.status}); it holds no list", ())
     try:
-        model = load(registry.export(receipt.version_number, models_dir))
+        # Verified: an artifact that a disk has damaged would be taken for another list.
+        model = load(registry.export(receipt.version_number, models_dir), verify=True)
         again = model.recommend(receipt.user_id, LIST_LENGTH, receipt.watched)
+        if not again.movie_ids:
+            # As the ladder does: whoever has seen every movie is shown the best of them again.
+            again = model.popular("", LIST_LENGTH)
     except MarqueeError as error:
         return Replay(False, f"version {receipt.version_number} cannot be asked again: {error}", ())
     return compare(receipt, again)

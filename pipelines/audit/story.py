@@ -9,13 +9,13 @@ from pipelines.audit.figures import in_words
 from pipelines.audit.origin import Origin
 from pipelines.audit.replay import Replay
 from pipelines.records.lookup import Receipt
-from pipelines.release.ledger import Release
+from pipelines.release.entries import Release
 
 _RUNGS = {
     "personal": "from what this user rated and watched",
     "folded-in": "a stranger to the model; from what was watched lately",
     "trending": "nothing is known of this user; what is popular of late",
-    "popular": "what was popular over all time; nothing better was known, or the model failed",
+    "popular": "what was popular over all time: this user had seen everything, or the model failed",
     "none": "the replica itself failed; the viewer got no list",
 }
 
@@ -79,8 +79,11 @@ def moment(at: datetime) -> str:
 
 
 def _headline(receipt: Receipt) -> str:
+    # A viewer may ask under any name, also one that would clear the reader's terminal.
+    user_id = receipt.user_id
+    named = user_id if user_id and user_id.isprintable() else repr(user_id)
     return (
-        f"User {receipt.user_id} got {len(receipt.movie_ids)} movies from version {receipt.version_number} "
+        f"User {named} got {len(receipt.movie_ids)} movies from version {receipt.version_number} "
         f"({receipt.arm})"
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipelines.commands.shell import moment_of, print_json
+from pipelines.commands.shell import moment_of, print_json, text_of
 from pipelines.settings import read
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def receipt(
-    request_id: Annotated[str, typer.Argument(help="X-Request-Id of the answer.")],
+    request_id: Annotated[str, typer.Argument(help="X-Request-Id of the answer.", callback=text_of)],
     replay: Annotated[
         bool, typer.Option("--replay", help="Fetch the version, ask it again and compare the lists.")
     ] = False,
@@ -41,8 +41,10 @@ def receipt(
 
 def served(
     at: Annotated[str | None, typer.Option(help="Moment, ISO 8601, as 2026-11-22T03:10; UTC.")] = None,
-    user: Annotated[str | None, typer.Option(help="What this user got.")] = None,
-    version: Annotated[int | None, typer.Option(help="All that this version answered.")] = None,
+    user: Annotated[str | None, typer.Option(help="What this user got.", callback=text_of)] = None,
+    version: Annotated[
+        int | None, typer.Option(min=0, max=2**31 - 1, help="All that this version answered.")
+    ] = None,
     window_s: Annotated[
         float, typer.Option(min=0.1, max=86_400, help="Seconds counted before and after --at.")
     ] = 30.0,

@@ -61,12 +61,12 @@ def steer(
     ] = None,
 ) -> None:
     """Approve, extend or abort a release under way, whatever the judge has said so far."""
-    from pipelines.release import steps
+    from pipelines.release import by_hand
     from pipelines.release.world import world
 
     config = read()
     here = world(config)
-    release = steps.intervene(here, release_id, what, who=who, why=why, seconds=hours * 3_600)
+    release = by_hand.intervene(here, release_id, what, who=who, why=why, seconds=hours * 3_600)
     typer.echo(f"release {release.release_id} of version {release.version} is {release.state}")
     if release.run_url:
         typer.echo(f"its run carries it out: {release.run_url}")
@@ -79,12 +79,12 @@ def rollback(
     why: Annotated[str, typer.Option(help="Reason, kept in the ledger.")] = "",
 ) -> None:
     """Put any registered version back for all viewers, without training or network."""
-    from pipelines.release import steps
+    from pipelines.release import by_hand
     from pipelines.release.plan import Plan
     from pipelines.release.world import world
 
     config = read()
-    steps.rollback(
+    by_hand.rollback(
         world(config), version, plan=Plan.of(config), why=why, requested_by="shell", announce=announce
     )
 
@@ -134,9 +134,9 @@ def _finish(world: "World", release_id: int, look_every_s: float) -> None:
 
 
 def _watch(world: "World", release_id: int, look_every_s: float) -> None:
-    from pipelines.release import steps
+    from pipelines.release import watch
 
-    while not (judgement := steps.look(world, release_id, announce=announce)).final:
+    while not (judgement := watch.look(world, release_id, announce=announce)).final:
         log.info("%s: %s", judgement.verdict, judgement.reason)
         time.sleep(look_every_s)
     log.info("%s: %s", judgement.verdict, judgement.reason)

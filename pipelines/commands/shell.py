@@ -70,12 +70,25 @@ def beating(heartbeat: Path | None) -> Callable[[], None]:
 
 
 def moment_of(text: str) -> datetime:
-    """Read a time that a person wrote; without a zone it is UTC."""
+    """Read a time that a person wrote, of the years 1970 to 9998; without a zone it is UTC."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise typer.BadParameter(f"{text!r} is no time; write it as 2026-11-22T03:10:00, UTC") from None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    # Days before and after it are times, too.
+    if not 1970 <= moment.year < 9999:
+        raise typer.BadParameter(f"{text!r} is too far away; wanted is a time from 1970 to 9998")
+    return moment
+
+
+def text_of(typed: str | None) -> str | None:
+    """Return what a person typed; bytes that are not UTF-8 are wrong usage."""
+    try:
+        (typed or "").encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter(f"{typed!a} is not UTF-8, and all that is kept is") from None
+    return typed
 
 
 def print_json(value: Any) -> None:

@@ -84,7 +84,10 @@ def train(
         Path | None,
         typer.Option(help="CSV user_id,movie_id,rating,timestamp, or a folder of batches.", exists=True),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the model; replaced when it is there.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the model; replaced when it is there.", resolve_path=True),
+    ] = None,
     scale: Annotated[
         str | None, typer.Option(help="Rating scale MIN:MAX; default: found in the data.")
     ] = None,
@@ -94,6 +97,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a model and print its figures as JSON: hold-out RMSE, ranking, counts."""
+    from pipelines.model.artifact import check_replaceable
     from pipelines.model.train import evaluate_and_train, load_ratings, load_viewings
     from pipelines.retrain import train as train_step
     from pipelines.retrain import train_config
@@ -105,6 +109,7 @@ def train(
         return
     if ratings is None or out is None:
         raise typer.BadParameter("give --ratings and --out, or --run")
+    check_replaceable(out)
     with shown("train", "epochs") as progress:
         config = read()
         meta = evaluate_and_train(
@@ -150,7 +155,10 @@ def recommend(
     """Recommend movies, best first; what was rated or watched is left out."""
     from pipelines.model.artifact import load
 
-    listed = users.read_text().splitlines() if users else []
+    try:
+        listed = users.read_text("utf-8-sig").splitlines() if users else []
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"{users} is not UTF-8: {error}") from None
     wanted = [*(user or []), *(line.strip() for line in listed if line.strip())]
     if not wanted:
         raise typer.BadParameter("give --user or --users")

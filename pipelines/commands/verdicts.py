@@ -52,6 +52,11 @@ def rejudge(
         )
         return
     Console().print(_table(judged))
+    for part in filter(lambda each: each.thinned, judged):
+        typer.echo(
+            f"release {part.release_id} of version {part.version}: {part.thinned} of its {part.looks} looks "
+            "were thinned (MARQUEE_LOOKS_KEEP_DAYS); a verdict that only they would give now is missed"
+        )
     for each in unreadable:
         typer.echo(f"release {each.release_id} of version {each.version} is not judged: {each.why}")
     typer.echo(f"{sum(each.flipped for each in judged)} of {len(judged)} releases flipped")

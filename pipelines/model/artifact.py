@@ -18,23 +18,51 @@ FORMAT = 2
 
 
 def save(folder: Path, arrays: Arrays, about: dict[str, Any]) -> dict[str, Any]:
-    """Write a model into ``folder`` in one step, replacing what is there; return ``model.json``.
+    """Write a model into ``folder`` in one step, replacing the model that is there; return ``model.json``.
 
     ``about`` must hold ``scale`` (lowest, highest rating) and ``mean``; it becomes ``model.json``, together
     with the size and SHA-256 of every array.
+
+    Raises:
+        ModelError: something else than a model is there, or the disk takes none.
     """
+    check_replaceable(folder)
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        meta = _write(fresh, arrays, about)
+        replace_folder(fresh, folder)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise ModelError(
+            f"the model {folder} cannot be written ({error}); make room, mend the permissions, or name "
+            "another folder"
+        ) from error
+    return meta
+
+
+def check_replaceable(folder: Path) -> None:
+    """See that nobody loses anything but a model when ``folder`` is replaced.
+
+    Raises:
+        ModelError: something else is there.
+    """
+    if not folder.exists() or (folder / "model.json").exists():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise ModelError(f"{folder} holds no model, and would be replaced: name another folder, or empty it")
+
+
+def _write(folder: Path, arrays: Arrays, about: dict[str, Any]) -> dict[str, Any]:
     for field in fields(Arrays):
-        with (fresh / f"{field.name}.npy").open("wb") as file:
+        with (folder / f"{field.name}.npy").open("wb") as file:
             np.save(file, getattr(arrays, field.name), allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
     meta = {"format": FORMAT, "version": None, **about}
-    meta["files"] = {path.name: _file_facts(path) for path in sorted(fresh.iterdir())}
-    write_meta(fresh, meta)
-    replace_folder(fresh, folder)
+    meta["files"] = {path.name: _file_facts(path) for path in sorted(folder.iterdir())}
+    write_meta(folder, meta)
     return meta
 
 
@@ -138,5 +166,6 @@ def _check_shapes(folder: Path, arrays: Arrays) -> None:
 
 def _damaged(folder: Path, what: str) -> ModelError:
     return ModelError(
-        f"the model in {folder} cannot be used: {what}; export the version again from the registry"
+        f"the model in {folder} cannot be used: {what}; name another folder, or move this one away: that of "
+        "a version is then laid out anew from the registry"
     )

@@ -23,6 +23,7 @@ from pipelines.model.ids import MAX_ID_BYTES
 _COLUMNS = ("user_id", "movie_id", "rating", "timestamp")
 _TYPES = {"user_id": "str", "movie_id": "str", "rating": "float32", "timestamp": "int64"}
 _BAD_IN_ID = re.compile("[,\r\n\0\ud800-\udfff]")
+_GREATEST = float(np.finfo(np.float32).max)
 _NEWEST_TIME = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 _CONVERSION = arrow_csv.ConvertOptions(
     include_columns=list(_COLUMNS),
@@ -90,7 +91,7 @@ def _typed(table: pa.Table) -> pd.DataFrame | None:
     times = np.floor(table["timestamp"].to_numpy())
     ratings = table["rating"].to_numpy()
     # Comparisons with NaN are false.
-    if not (np.isfinite(ratings).all() and (times >= 0).all() and (times < _NEWEST_TIME).all()):
+    if not ((np.abs(ratings) <= _GREATEST).all() and (times >= 0).all() and (times < _NEWEST_TIME).all()):
         return None
     ids: pd.DataFrame = table.select(["user_id", "movie_id"]).to_pandas()
     return ids.assign(rating=ratings.astype(np.float32), timestamp=times.astype(np.int64))
@@ -136,9 +137,10 @@ def _rows(path: Path) -> Iterator[_Row]:
 def _header(path: Path, fields: list[str]) -> list[str]:
     names = _names(fields)
     if missing := _missing(names):
+        found = ", ".join(names) or "nothing"
         raise DataError(
             f"{path}, line 1: wanted exactly one column each of {', '.join(_COLUMNS)}, found "
-            f"{', '.join(names) or 'nothing'}; correct: {', '.join(missing)}"
+            f"{found if found.isprintable() else ascii(found[:80])}; correct: {', '.join(missing)}"
         )
     return names
 
@@ -183,6 +185,6 @@ def _number(name: str, text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) <= _GREATEST:
         raise ValueError(f"{name} is {text!r}, wanted a number")
     return number

@@ -16,6 +16,7 @@ Lambda and that weight are chosen at every training, on the newest views of a pa
 held out for it; they come from the training's data only.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,8 +68,9 @@ class Ranker:
     """(movies + 1) x movies, multiples of NEIGHBOUR_GRID; the last row is everybody's."""
     trending: Small
     """Movie rows, the most popular of late first."""
-    chosen: dict[str, float]
-    """``lambda``, ``popularity`` (weight of everybody's row) and ``validation_ndcg_at_10``."""
+    chosen: dict[str, float | None]
+    """``lambda``, ``popularity`` (weight of everybody's row) and ``validation_ndcg_at_10``; the last is None
+    where no user has seen two movies, so that there was nothing to tune on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,13 @@ def fit(evidence: Evidence, *, half_life_days: float, seed: int) -> Ranker:
     strength, popularity, score = _tune(evidence, half_life_days, np.random.default_rng(seed))
     lately = _lately(evidence, half_life_days)
     neighbours = _with_everybody(_Gram(evidence.matrix).neighbours(strength), lately, popularity)
-    chosen = {"lambda": strength, "popularity": popularity, "validation_ndcg_at_10": score}
+    validated = None if math.isnan(score) else score
+    chosen = {"lambda": strength, "popularity": popularity, "validation_ndcg_at_10": validated}
     return Ranker(neighbours, _in_order(lately), chosen)
 
 
 def _tune(evidence: Evidence, half_life_days: float, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Return lambda, weight of popularity, and the nDCG@10 they had on what was held out."""
+    """Return lambda, weight of popularity, and the nDCG@10 they had on what was held out; NaN for nothing."""
     known, held = _hold_out(evidence, rng)
     lately = _lately(known, half_life_days)
     trending = _in_order(lately)

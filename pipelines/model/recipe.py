@@ -39,7 +39,7 @@ class Fitted:
     """Mean of all ratings, rating units."""
     scale: tuple[float, float]
     """Lowest and highest rating there can be."""
-    ranker: dict[str, float]
+    ranker: dict[str, float | None]
     """What the ranker's tuning chose, see ``ranker.Ranker.chosen``."""
 
 

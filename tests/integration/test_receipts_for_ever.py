@@ -140,6 +140,7 @@ def test_receipts_are_found_in_database_and_archive(migrated: Engine, tmp_path: 
         row("A", user_id="U"),
         row("b", user_id="u", source="trending", canary_percent=None),
         row("c", user_id="u", version_number=4),
+        row("d", user_id="u ", version_number=5),
     )
     from_database = tell()
     archive(migrated, tmp_path / "receipts", before=NEXT_DAY)
@@ -148,5 +149,5 @@ def test_receipts_are_found_in_database_and_archive(migrated: Engine, tmp_path: 
     told, shares, use = from_database
     assert [each[0] for each in told] == ["a", "a", "A", "a", "c", "b"]
     counts = [(share.version, share.answers, share.users) for share in shares]
-    assert counts == [(3, 1, 1), (3, 3, 2), (4, 1, 1)]
+    assert counts == [(3, 1, 1), (3, 3, 2), (4, 1, 1), (5, 1, 1)]
     assert (use.answers, use.users, use.by_source) == (4, 2, {"personal": 3, "trending": 1})

@@ -217,6 +217,8 @@ def test_what_somebody_watches_now_changes_the_next_list(replica: Replica) -> No
         b"/recommend/%zz%00%0d%0a",
         b"/recommend/a//b/../c",
         b"/recommend/%F0%9F%8E%AC",
+        b"/recommend/\xc3\xbcnbekannt",
+        b"/recommend/\xff",
         b"/recommend/" + b"9" * 8_000,
     ],
 )

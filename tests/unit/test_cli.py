@@ -11,6 +11,7 @@ from pipelines.__main__ import main
 from pipelines.commands.shell import Exit, shown
 from pipelines.records.database import connect, migrate
 from pipelines.records.recorder import ship_once
+from tests.fakes import tiny_artifact
 
 LINES = """\
 2022-11-14T12:23:12,596363,GET /data/m/snowpiercer+2013/16.mpg
@@ -117,6 +118,23 @@ def test_train_wants_either_ratings_or_a_run(shell, given):
     code, _, said = shell("train", *given)
     assert code == Exit.USAGE
     assert "--run" in said
+
+
+def test_train_looks_before_it_trains_whether_it_may_replace_the_folder(shell, tmp_path, ratings_csv):
+    (tmp_path / "thesis").touch()
+    code, _, said = shell("train", "--ratings", ratings_csv, "--out", ".")
+    assert code == Exit.FAILED
+    assert "holds no model" in " ".join(said.split())
+    assert "epochs" not in said
+
+
+def test_recommend_reads_a_list_of_users_as_editors_write_it(shell, tmp_path):
+    tiny_artifact(tmp_path / "model")
+    (tmp_path / "users").write_bytes(b"\xef\xbb\xbf3\r\n5\r\n")
+    _, printed, _ = shell("recommend", "--model", tmp_path / "model", "--users", tmp_path / "users")
+    assert [line.partition(":")[0] for line in printed.splitlines()] == ["3", "5"]
+    (tmp_path / "users").write_bytes(b"\xff\n")
+    assert shell("recommend", "--model", tmp_path / "model", "--users", tmp_path / "users")[0] == Exit.USAGE
 
 
 def test_train_recommend_and_evaluate_work_on_any_csv(shell, tmp_path, ratings_csv):
@@ -247,9 +265,24 @@ def test_a_moment_with_a_zone_is_that_moment(shell, spooled):
     assert json.loads(out)["served"][0]["answers"] == 1
 
 
-@pytest.mark.parametrize("asked", [(), ("--user", "3", "--version", 7), ("--at", "yesterday")])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        (),
+        ("--user", "3", "--version", 7),
+        ("--at", "yesterday"),
+        ("--at", "0001-01-01"),
+        ("--at", "9999-12-31T23:59-05:00"),
+        ("--user", "\udcff"),
+        ("--version", 2**63),
+    ],
+)
 def test_served_wants_one_question_that_it_can_read(shell, asked):
     assert shell("served", *asked)[0] == Exit.USAGE
+
+
+def test_a_request_id_that_is_no_text_is_wrong_usage(shell):
+    assert shell("receipt", "\udcff")[0] == Exit.USAGE
 
 
 def test_archive_says_what_left_the_database(shell, spooled, tmp_path):

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -30,6 +31,13 @@ def test_asked_again_the_version_gives_the_same_list(books, answered, user_id, w
     again = replay(answered(user_id, watched), books.registry, books.models_dir)
     assert (again.same, again.reason) == (True, "the lists are identical, byte for byte")
     assert len(again.movie_ids) == 20
+
+
+def test_who_had_seen_everything_was_shown_the_best_again_and_is_so_now(books, answered):
+    model = load(books.registry.export(2, books.models_dir))
+    everything = tuple(model.popular("", model.n_movies).movie_ids)
+    receipt = answered("1", everything, source="popular", movie_ids=tuple(model.popular("").movie_ids))
+    assert replay(receipt, books.registry, books.models_dir).same
 
 
 def test_what_was_watched_decides_the_list(books, answered):
@@ -67,6 +75,18 @@ def test_an_artifact_of_another_format_is_a_reason(books, receipt, monkeypatch):
 
     monkeypatch.setattr(books.registry, "export", refuse)
     assert "has format 1" in replay(receipt(), books.registry, books.models_dir).reason
+
+
+def test_an_artifact_that_is_not_what_was_trained_is_a_reason(books, answered, tmp_path):
+    receipt = answered("1")
+    books.registry.artifact = shutil.copytree(books.registry.artifact, tmp_path / "damaged")
+    lists = books.registry.artifact / "user_lists.npy"
+    damaged = bytearray(lists.read_bytes())
+    damaged[-1] ^= 1
+    lists.write_bytes(damaged)
+    again = replay(receipt, books.registry, books.models_dir)
+    assert (again.same, again.movie_ids) == (False, ())
+    assert "user_lists.npy is not the file that was trained" in again.reason
 
 
 def test_an_error_holds_no_list(books, receipt):

@@ -31,6 +31,15 @@ def test_the_headline_says_who_got_what_from_which_version_and_when(books, write
     assert told.when == "2026-11-22 12:00:00.000 UTC"
 
 
+@pytest.mark.parametrize(
+    ("user_id", "named"),
+    [("ünbekannt", "ünbekannt"), ("\x1b[2Jme", r"'\x1b[2Jme'"), ("", "''")],
+)
+def test_a_user_id_that_a_terminal_would_obey_is_told_escaped(books, write, user_id, named):
+    write({"user_id": user_id})
+    assert tell(explain(books, ID)).headline.startswith(f"User {named} got ")
+
+
 def test_the_chain_is_told_in_order_with_each_figure_beside_its_rival(books, write, track):
     write({"canary_percent": 20, "watched": "m05,m08"})
     track()

@@ -39,6 +39,23 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(folder, a
     assert not (folder / "left over").exists()
 
 
+def test_what_is_no_model_is_not_replaced(tmp_path, arrays):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter 1").touch()
+    for taken in (tmp_path / "thesis", tmp_path / "thesis" / "chapter 1"):
+        with pytest.raises(ModelError, match="holds no model, and would be replaced: name another folder"):
+            artifact.save(taken, arrays, ABOUT)
+    assert [path.name for path in tmp_path.rglob("*")] == ["thesis", "chapter 1"]
+    (tmp_path / "empty").mkdir()
+    artifact.save(tmp_path / "empty", arrays, ABOUT)
+
+
+def test_a_disk_that_takes_no_model_is_told_with_the_folder(tmp_path, arrays):
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match=r"file/m cannot be written \(.*; make room"):
+        artifact.save(tmp_path / "file" / "m", arrays, ABOUT)
+
+
 def test_equal_models_have_equal_files(folder, tmp_path, arrays):
     artifact.save(tmp_path / "n", arrays, ABOUT)
     for path in folder.iterdir():

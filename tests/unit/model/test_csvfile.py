@@ -22,6 +22,7 @@ NUMBERS = (
     "0x1",
     "nan",
     "inf",
+    "1e39",
     "1e400",
     "-0.5",
     "60.9",
@@ -99,6 +100,7 @@ def test_a_compressed_file_is_read(load):
         ("u,m,,4", "line 3: rating is '', wanted a number"),
         ("u,m,nan,4", "line 3: rating is 'nan', wanted a number"),
         ("u,m,-inf,4", "line 3: rating is '-inf', wanted a number"),
+        ("u,m,1e39,4", "line 3: rating is '1e39', wanted a number"),
         ("u,m,3,", "line 3: timestamp is '', wanted a number"),
         ("u,m,3,2020-01-01", "line 3: timestamp is '2020-01-01', wanted a number"),
         ("u,m,3,-1", "line 3: timestamp is '-1', wanted seconds since 1970"),
@@ -124,6 +126,7 @@ def test_bytes_that_are_not_utf8_are_named_by_line(load):
         ("user_id,movie_id,rating\n", "found user_id, movie_id, rating; correct: timestamp"),
         ("user_id,movie_id,rating,timestamp,rating\n", "correct: rating"),
         ("u,m,3,4\n", "correct: user_id, movie_id, rating, timestamp"),
+        ("\x1b[2J" + "x" * 500 + "\n", r"found '\\x1b\[2Jx{76}'; correct: user_id"),
     ],
 )
 def test_a_header_without_a_wanted_column_is_refused(load, header, message):

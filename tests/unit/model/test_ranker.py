@@ -127,7 +127,7 @@ def test_where_there_is_no_taste_lists_are_as_good_as_the_popular_one():
 def test_where_nobody_saw_two_movies_only_popularity_is_left():
     fitted = ranker.fit(evidence_of(np.eye(3)), half_life_days=2, seed=1)
     assert fitted.neighbours[:-1].nnz == 0
-    assert np.isnan(fitted.chosen["validation_ndcg_at_10"])
+    assert fitted.chosen["validation_ndcg_at_10"] is None
 
 
 def test_more_movies_than_can_be_sorted_are_refused():

@@ -106,6 +106,14 @@ def test_model_json_says_where_the_model_comes_from(make_ratings, make_viewings,
     }
 
 
+def test_users_of_one_movie_each_make_a_model(make_ratings, tmp_path, config):
+    """There is nobody to tune the ranker on, and JSON has no NaN."""
+    ratings = make_ratings([("u", "a", 2), ("v", "a", 3), ("w", "b", 4)])
+    meta = train(ratings, None, tmp_path / "m", config=config, scale=None, judge=None, provenance={})
+    assert meta["ranker"]["validation_ndcg_at_10"] is None
+    assert artifact.load(tmp_path / "m").recommend("u").movie_ids == ["b"]
+
+
 def test_progress_counts_the_epochs_of_both_fits(two_camps, tmp_path, config):
     seen = []
     evaluate_and_train(

@@ -4,6 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.model.arrays import LIST_LENGTH
+from pipelines.model.ids import MAX_ID_BYTES
+from pipelines.recents import MOST_MOVIES
 from pipelines.records.lines import parse
 from tests.receipts import as_line, line, loss, receipt, row
 
@@ -23,6 +26,12 @@ def test_loss_becomes_a_row():
     since, until = datetime(2026, 3, 2, 10, 0, 0, 1), datetime(2026, 3, 2, 10, 5)
     assert parsed.losses == [{"replica": "stable-1", "since": since, "until": until, "count": 7}]
     assert parsed.receipts == parsed.malformed == []
+
+
+def test_the_longest_ids_that_a_model_can_hold_fit_into_a_receipt():
+    longest = "x" * MAX_ID_BYTES
+    ids = {"movie_ids": ",".join([longest] * LIST_LENGTH), "watched": ",".join([longest] * MOST_MOVIES)}
+    assert parse([line(**ids)]).receipts == [row(**ids)]
 
 
 def test_user_id_is_cut_like_the_column():
@@ -46,7 +55,8 @@ def test_user_id_is_cut_like_the_column():
         line(latency_ms=float("nan")),
         line(arm="y" * 17),
         line(canary_percent=101),
-        line(watched="x" * 16_001),
+        line(watched="x" * 65_536),
+        line(movie_ids="é" * 32_768),
         loss(0),
         loss(2**31),
         loss(since="2026-03-02T10:00:00"),
