@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine, insert
 
+from pipelines.records.database import naive_utc
 from pipelines.records.tables import reccom
 from tests.receipts import row
 
@@ -48,7 +49,7 @@ def rows(
     ``mixed_users`` of the canary's meet it every third time only. An arm has just the mean and the shares
     that it is given, as far as whole answers go; its times spread as those of real replicas do.
     """
-    random = np.random.default_rng(20)
+    begin, random = naive_utc(since), np.random.default_rng(20)
     numbers = np.arange(round(per_s * seconds))
     user = numbers % users
     on_canary = user * canary_percent % 100 < (canary_percent if canary else 0)
@@ -58,20 +59,19 @@ def rows(
     for arm, name, own in ((canary, "canary", on_canary), (stable, "stable", ~on_canary)):
         if arm:
             columns = zip(numbers[own], user[own], *_answers(arm, int(own.sum()), random), strict=True)
+            share = canary_percent if canary else 0
+            alike = row(version_number=arm.version, arm=name, replica=name, canary_percent=share)
             given += [
-                row(
-                    f"{since:%H%M%S%f}-{number}",
-                    served_at=since + timedelta(seconds=int(number) / per_s),
-                    version_number=arm.version,
-                    user_id=str(one),
-                    arm=name,
-                    replica=name,
-                    latency_ms=float(latency_ms),
-                    status=503 if failed else 200,
-                    source="trending" if below else "personal",
-                    movie_ids=SHORT_LIST if short else FULL_LIST,
-                    canary_percent=canary_percent if canary else 0,
-                )
+                alike
+                | {
+                    "request_id": f"{begin}-{number}",
+                    "served_at": begin + timedelta(seconds=int(number) / per_s),
+                    "user_id": str(one),
+                    "latency_ms": float(latency_ms),
+                    "status": 503 if failed else 200,
+                    "source": "trending" if below else "personal",
+                    "movie_ids": SHORT_LIST if short else FULL_LIST,
+                }
                 for number, one, latency_ms, failed, below, short in columns
             ]
     return given

@@ -66,10 +66,13 @@ class Moments:
             self._die()
 
     def run(self, step: Step, world: World, announce: Announce) -> None:
-        """Run ``step`` in ``world``, whose database must not be used by anybody else afterwards."""
+        """Run ``step`` in ``world``, whose database nobody else must use meanwhile."""
         event.listen(world.records, "before_cursor_execute", self._before_statement)
-        step(self._around(world), announce=partial(self.call, "announce", announce))
-        self.come("the end")
+        try:
+            step(self._around(world), announce=partial(self.call, "announce", announce))
+            self.come("the end")
+        finally:
+            event.remove(world.records, "before_cursor_execute", self._before_statement)
 
     def call(self, name: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Carry out a call to a part of the world."""

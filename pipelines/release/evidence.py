@@ -29,12 +29,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import special
 
-from pipelines.release.figures import Doubles, Number
-
-Flags = npt.NDArray[np.bool_]
+from pipelines.release.figures import Doubles, Flags, Number
 
 POWER: Final = 0.8
 """With how many answers a rule says that it has enough: those that show an effect this often."""

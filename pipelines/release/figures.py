@@ -20,10 +20,13 @@ import numpy.typing as npt
 from pipelines.errors import MeasurementError
 
 Doubles = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 _ROUNDING: Final = 1e-12
 Number = float | Doubles
 """One look, or an array of looks."""
 
+GOOD: Final = 200
+"""Status of a good answer."""
 BLOCK_S: Final = 60.0
 """Length of a block of time."""
 GRID: Final[Doubles] = np.union1d([0.5, 0.95, 0.99, 1.0], np.round(1 - 0.2 * 0.9 ** np.arange(73), 6))
@@ -79,14 +82,10 @@ class Count:
         return self.n * self.share * (1 - self.share)
 
     @property
-    def effective_k(self) -> Number:
-        """What ``k`` is worth in independent answers."""
-        return self.k / self.design_effect
-
-    @property
-    def effective_n(self) -> Number:
-        """What ``n`` is worth in independent answers."""
-        return self.n / self.design_effect
+    def worth(self) -> tuple[Number, Number]:
+        """What ``k`` and ``n`` are worth in independent answers."""
+        effect = self.design_effect
+        return self.k / effect, self.n / effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +167,7 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class ArmFigures:
-    """What one arm did in its window. Good answers are those with status 200."""
+    """What one arm did in its window. Good answers are those with the status `GOOD`."""
 
     users: Number
     """Distinct users."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.model.arrays import LIST_LENGTH
 from pipelines.model.recommender import PERSONAL, Model
+from pipelines.release.figures import GOOD
 from pipelines.release.plan import Plan
 
-LIST_LENGTH = 20
-GOOD = 200
 MOST_S = 30.0
 """How long a candidate may take for all requests; it is judged by what has come until then."""
 
@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is to be judged of all answers. Lists are those of good answers (status 200)."""
+    """What is to be judged of all answers. Lists are those of good answers (status `GOOD`)."""
 
     requests: int
     """Wanted to be asked."""

@@ -14,12 +14,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.release.figures import ArmFigures, Measurement, Number, ratio
+from pipelines.release.figures import ArmFigures, Flags, Measurement, Number, ratio
 from pipelines.release.plan import Plan
 from pipelines.release.rules import (
     LEAST_ANSWERS,
     Finding,
-    Flags,
     Need,
     Reading,
     needs,

@@ -1,128 +1,21 @@
-"""The ledger: a row for each release, each look and whatever a person did; what the world is made to match.
+"""The ledger: a row for each release, look and thing a person did; what the world is made to match."""
 
-States and the only ways between them::
-
-    open ──► watching ──► promoting ──► guarding ──► promoted
-     │          │    └──► asking ──┬──► promoting  └──► reverting ──► reverted
-     └──────────┴──────────────────┴──► aborting ──► aborted
-
-    superseded: never opened, because a newer version was waiting, too
-
-``promoting``, ``aborting`` and ``reverting`` are decisions already taken: whatever kills the process
-afterwards, the step is run again to its end and never decided anew. Only a rollback by a person turns
-``promoting`` into ``reverting``, when nobody carries it out any more.
-"""
-
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Engine, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, func, insert, select, update
 
 from pipelines.errors import ReleaseError
 from pipelines.records.database import naive_utc, upsert
 from pipelines.records.tables import alerts, interventions, looks, releases
+from pipelines.release.entries import BEFORE, ENDED, SERVING, Intervention, Look, Release, State
 from pipelines.release.figures import Measurement
-from pipelines.release.judge import Judgement
+from pipelines.release.judge import Judgement, Verdict
 from pipelines.release.plan import Plan
 
-
-class State(StrEnum):
-    """Where a release is."""
-
-    OPEN = "open"
-    WATCHING = "watching"
-    ASKING = "asking"
-    PROMOTING = "promoting"
-    GUARDING = "guarding"
-    PROMOTED = "promoted"
-    REVERTING = "reverting"
-    REVERTED = "reverted"
-    ABORTING = "aborting"
-    ABORTED = "aborted"
-    SUPERSEDED = "superseded"
-
-
-ENDED = frozenset({State.PROMOTED, State.REVERTED, State.ABORTED, State.SUPERSEDED})
-SERVING = frozenset({State.GUARDING, State.PROMOTED})
-"""The newest release in one of these gave all viewers their version."""
-_NEXT: dict[State, frozenset[State]] = {
-    State.OPEN: frozenset({State.WATCHING, State.PROMOTING, State.ABORTING}),
-    State.WATCHING: frozenset({State.ASKING, State.PROMOTING, State.ABORTING}),
-    State.ASKING: frozenset({State.PROMOTING, State.ABORTING}),
-    State.PROMOTING: frozenset({State.GUARDING, State.PROMOTED, State.REVERTING}),
-    State.GUARDING: frozenset({State.PROMOTED, State.REVERTING}),
-    State.REVERTING: frozenset({State.REVERTED}),
-    State.ABORTING: frozenset({State.ABORTED}),
-    State.PROMOTED: frozenset(),
-    State.REVERTED: frozenset(),
-    State.ABORTED: frozenset(),
-    State.SUPERSEDED: frozenset(),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """One row of the ledger; times are UTC."""
-
-    release_id: int
-    version: int
-    previous: int | None
-    """The version that served when the release was opened."""
-    state: State
-    plan: Plan
-    requested_by: str
-    run_url: str | None
-    """Page of the run that carries it out; None: it was asked for on a shell."""
-    opened_at: datetime
-    watch_from: datetime | None
-    decided_at: datetime | None
-    verdict: str | None
-    reason: str | None
-    served_from: datetime | None
-    """When all viewers had the version; its guard begins then."""
-    reverted_because: str | None
-    ended_at: datetime | None
-    """When nothing was left to be done for it."""
-    image: str | None = None
-    """Digest of the image that its replicas are made of; None: not packed yet, or replicas need none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """One row of the looks at a candidate, or at a promoted version while it is guarded."""
-
-    at: datetime
-    guard: bool
-    measurement: dict[str, Any]
-    verdict: str
-    reason: str
-    readings: list[dict[str, Any]]
-    """Each rule with its value and limit; empty for a look of before they were kept."""
-    progress: float | None
-    """Share of the answers needed for a verdict."""
-
-
-class Action(StrEnum):
-    """What a person may do to a release under way."""
-
-    APPROVE = "approve"
-    EXTEND = "extend"
-    ABORT = "abort"
-
-
-@dataclass(frozen=True, slots=True)
-class Intervention:
-    """What a person did to a release."""
-
-    at: datetime
-    who: str
-    what: Action
-    why: str
-    seconds: float
-    """By how much the window was extended."""
+_THIN_ROWS = 500
+"""Looks that one transaction thins, some 4 MB: the recorder waits no longer than that."""
 
 
 class Ledger:
@@ -283,11 +176,8 @@ class Ledger:
         """Return what persons did to a release, oldest first."""
         query = select(interventions).where(interventions.c.release_id == release_id)
         with self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(interventions.c.intervention_id)).mappings().all()
-        return [
-            Intervention(_utc(row["at"]), row["who"], Action(row["what"]), row["why"], row["seconds"])
-            for row in rows
-        ]
+            rows = connection.execute(query.order_by(interventions.c.intervention_id)).mappings()
+            return [Intervention.from_row(row) for row in rows]
 
     def add_look(
         self, release_id: int, measurement: Measurement, judgement: Judgement, *, guard: bool = False
@@ -315,19 +205,27 @@ class Ledger:
             .limit(limit)
         )
         with self._engine.connect() as connection:
-            rows = connection.execute(query).mappings().all()
-        return [
-            Look(
-                at=_utc(row["at"]),
-                guard=bool(row["guard"]),
-                measurement=row["measurement"],
-                verdict=row["verdict"],
-                reason=row["reason"],
-                readings=row["readings"] or [],
-                progress=row["progress"],
-            )
-            for row in rows
-        ]
+            return [Look.from_row(row) for row in connection.execute(query).mappings()]
+
+    def thin_looks(self, before: datetime) -> int:
+        """Let go of what was measured in looks at releases that ended ``before``; returns in how many.
+
+        Whole stay the first and the last look of each watch and each guard, and those that decided. Of the
+        others stay time, verdict and reason. Killed anywhere and run again, it ends the same.
+        """
+        query = (
+            select(looks.c.look_id, looks.c.release_id, looks.c.guard, looks.c.verdict)
+            .join(releases)
+            .where(releases.c.ended_at < naive_utc(before), looks.c.readings.is_not(None))
+            .order_by(looks.c.look_id)
+        )
+        with self._engine.connect() as connection:
+            spare = _spare(connection.execute(query))
+        for start in range(0, len(spare), _THIN_ROWS):
+            here = looks.c.look_id.in_(spare[start : start + _THIN_ROWS])
+            with self._engine.begin() as connection:
+                connection.execute(update(looks).where(here).values(measurement={}, readings=None))
+        return len(spare)
 
     def was_told(self, key: str) -> bool:
         """Return whether the alert ``key`` has been sent."""
@@ -355,13 +253,12 @@ class Ledger:
     def _select(self, *where: Any, limit: int | None = None) -> list[Release]:
         query = select(releases).where(*where).order_by(releases.c.release_id.desc()).limit(limit)
         with self._engine.connect() as connection:
-            return [_release(row) for row in connection.execute(query).mappings()]
+            return [Release.from_row(row) for row in connection.execute(query).mappings()]
 
 
 def _move(connection: Connection, release_id: int, state: State, values: dict[str, Any]) -> bool:
     """Take the only way there is to ``state``; false when the release is not at its beginning."""
-    sources: Collection[State] = [source for source, targets in _NEXT.items() if state in targets]
-    here = (releases.c.release_id == release_id) & releases.c.state.in_(sources)
+    here = (releases.c.release_id == release_id) & releases.c.state.in_(BEFORE[state])
     return bool(connection.execute(update(releases).where(here).values(state=state, **values)).rowcount)
 
 
@@ -370,30 +267,18 @@ def _known(connection: Connection, request: str) -> bool:
     return bool(found.scalar_one())
 
 
-def _release(row: RowMapping) -> Release:
-    return Release(
-        release_id=row["release_id"],
-        version=row["version"],
-        previous=row["previous"],
-        state=State(row["state"]),
-        plan=Plan.from_row(row["plan"]),
-        requested_by=row["requested_by"],
-        run_url=row["run_url"],
-        opened_at=_utc(row["opened_at"]),
-        watch_from=row["watch_from"] and _utc(row["watch_from"]),
-        decided_at=row["decided_at"] and _utc(row["decided_at"]),
-        verdict=row["verdict"],
-        reason=row["reason"],
-        served_from=row["served_from"] and _utc(row["served_from"]),
-        reverted_because=row["reverted_because"],
-        ended_at=row["ended_at"] and _utc(row["ended_at"]),
-        image=row["image"],
-    )
+def _spare(whole: Iterable[Row[Any]]) -> list[int]:
+    """Return the numbers of the looks between the first and the last of their window that decided nothing."""
+    windows: dict[tuple[int, bool], list[Row[Any]]] = {}
+    for look in whole:
+        windows.setdefault((look.release_id, bool(look.guard)), []).append(look)
+    return [
+        look.look_id
+        for window in windows.values()
+        for look in window[1:-1]
+        if look.verdict not in (Verdict.PASS, Verdict.FAIL)
+    ]
 
 
 def _now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
-
-
-def _utc(value: datetime) -> datetime:
-    return value.replace(tzinfo=UTC)

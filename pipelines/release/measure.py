@@ -1,4 +1,4 @@
-"""Two instruments in, figures of both arms out: the one place that knows receipts, PromQL and seconds.
+"""Two instruments in, figures of both arms out: where receipts and counted seconds become figures.
 
 The receipts say what is judged: each answer with its user, its time and its list. Prometheus has counted the
 same answers another way; it says whether the receipts can be believed, and whether the candidate is up.
@@ -13,39 +13,38 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sqlalchemy import Engine, Integer, String, case, cast, func, select, type_coerce
 
 from pipelines.errors import MeasurementError
+from pipelines.model.arrays import LIST_LENGTH
+from pipelines.model.recommender import PERSONAL
 from pipelines.records.database import naive_utc
 from pipelines.records.tables import reccom
 from pipelines.release.figures import (
     BLOCK_S,
+    GOOD,
     ArmFigures,
     Clusters,
     Count,
     Doubles,
+    Flags,
     Mean,
     Measurement,
     Quantiles,
     Scraped,
     Users,
 )
+from pipelines.release.prometheus import Prometheus
 
 SETTLED_S = 6.0
 """Answers younger than this are left to the next look. The recorder ships every second and Prometheus scrapes
 every 5: by then both have seen them, so that both speak of the same answers."""
 UP_WINDOW_S = 30.0
-LIST_LENGTH = 20
-"""Movies that a viewer is to get."""
 
 _CANARY = "canary"
-_PERSONAL = "personal"
-_GOOD = 200
-_TIMEOUT_S = 10.0
 _LOOK_BACK_S = 300.0
 """So far before the window a counter is looked for; one without a sample there began at zero."""
 _METRIC = "flask_http_request_duration_seconds"
@@ -63,7 +62,6 @@ _KINDS: tuple[npt.DTypeLike, ...] = (
     np.int64,
 )
 
-Flags = npt.NDArray[np.bool_]
 Whole = npt.NDArray[np.int64]
 
 
@@ -112,90 +110,6 @@ class Answers:
         return type(self)(*(getattr(self, field.name)[wanted] for field in fields(self)))
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
-    """Samples of one counter."""
-
-    labels: dict[str, str]
-    times_s: Doubles
-    """Seconds since 1970."""
-    values: Doubles
-
-    def gained(self, since: datetime, until: datetime) -> float:
-        """Return what was counted in between; where there is no sample, a straight line stands for it.
-
-        A counter that falls was begun anew at zero, by a replica that restarted. What the replica counted
-        after its last scrape is lost.
-        """
-        rises = np.diff(self.values, prepend=0.0)
-        counted = np.cumsum(np.where(rises < 0, self.values, rises))
-        ends = [since.timestamp(), until.timestamp()]
-        before, after = np.interp(ends, self.times_s, counted, left=0.0)
-        return max(0.0, float(after - before))
-
-
-class Prometheus:
-    """Asks one Prometheus server."""
-
-    def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None) -> None:
-        self._url = url
-        self._transport = transport
-
-    def number(self, query: str, at: datetime) -> float | None:
-        """Return the value of ``query`` at a moment; None when it has none (NaN is no value).
-
-        Raises:
-            MeasurementError: the server does not answer, refuses the query, or returns several series.
-        """
-        series = self._ask(query, at)
-        if len(series) > 1:
-            raise MeasurementError(f"Prometheus returned {len(series)} series for {query!r}, one was wanted")
-        value = float(series[0]["value"][1]) if series else math.nan
-        return None if math.isnan(value) else value
-
-    def samples(self, query: str, at: datetime) -> list[Series]:
-        """Return the samples of every series of a range selector that ends at a moment.
-
-        Raises:
-            MeasurementError: the server does not answer or refuses the query.
-        """
-        return [
-            Series(one["metric"], *np.array(one["values"], dtype=np.float64).T)
-            for one in self._ask(query, at)
-        ]
-
-    def alerts(self) -> list[dict[str, Any]]:
-        """Return the alerts that fire or are about to, as Prometheus describes them.
-
-        Raises:
-            MeasurementError: the server does not answer.
-        """
-        alerts: list[dict[str, Any]] = self._get("/api/v1/alerts", {}, "its alerts")["alerts"]
-        return alerts
-
-    def _ask(self, query: str, at: datetime) -> list[dict[str, Any]]:
-        asked: dict[str, str | float] = {"query": query, "time": at.timestamp()}
-        series: list[dict[str, Any]] = self._get("/api/v1/query", asked, repr(query))["result"]
-        return series
-
-    def _get(self, path: str, asked: Mapping[str, str | float], what: str) -> dict[str, Any]:
-        try:
-            with httpx.Client(base_url=self._url, timeout=_TIMEOUT_S, transport=self._transport) as client:
-                response = client.get(path, params=asked)
-            body = response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise MeasurementError(
-                f"Prometheus at {self._url} gave no answer ({type(error).__name__}: {error}); "
-                "see its log, or set MARQUEE_PROMETHEUS_URL"
-            ) from error
-        if body.get("status") != "success":
-            raise MeasurementError(
-                f"Prometheus at {self._url} refused {what}: {body.get('error', response.text)}"
-            )
-        data: dict[str, Any] = body["data"]
-        return data
-
-
 def measure(records: Engine, prometheus: Prometheus, *, watched: Watched, now: datetime) -> Measurement:
     """Measure by both instruments, up to `SETTLED_S` before ``now``; Prometheus may be silent."""
     until = now - timedelta(seconds=SETTLED_S)
@@ -239,7 +153,7 @@ def read_answers(records: Engine, *, since: datetime, until: datetime, split: bo
         type_coerce(column.arm == _CANARY, Integer),
         column.latency_ms,
         column.status,
-        type_coerce(column.source != _PERSONAL, Integer),
+        type_coerce(column.source != PERSONAL, Integer),
         case((column.movie_ids == "", 0), else_=commas + 1),
     ).where(
         column.served_at >= naive_utc(since),
@@ -261,7 +175,7 @@ def answers_of(receipts: Iterable[Mapping[str, Any]]) -> Answers:
             row["arm"] == _CANARY,
             row["latency_ms"],
             row["status"],
-            row["source"] != _PERSONAL,
+            row["source"] != PERSONAL,
             len(row["movie_ids"].split(",")) if row["movie_ids"] else 0,
         )
         for row in receipts
@@ -271,12 +185,12 @@ def answers_of(receipts: Iterable[Mapping[str, Any]]) -> Answers:
 
 def figures_of(answers: Answers, *, version: int | None) -> ArmFigures:
     """Return what an arm did that should have answered with ``version``."""
-    good = answers.where(answers.status == _GOOD)
+    good = answers.where(answers.status == GOOD)
     quantiles = Quantiles.of(good.latency_ms)
     return ArmFigures(
         users=_distinct(answers.user),
         answers=len(answers),
-        failed=_count(answers.status != _GOOD, answers),
+        failed=_count(answers.status != GOOD, answers),
         below=_count(good.below, good),
         short=_count(good.listed < LIST_LENGTH, good),
         slower_p95=_count(good.latency_ms > quantiles.at(0.95, "lower"), good),
@@ -325,7 +239,7 @@ def scrape(prometheus: Prometheus, *, watched: Watched, until: datetime, now: da
     answers = good = good_s = 0.0
     for series in prometheus.samples(query, now):
         gained = series.gained(watched.since, until)
-        is_good = series.labels["status"] == str(_GOOD)
+        is_good = series.labels["status"] == str(GOOD)
         if series.labels["__name__"].endswith("_count"):
             answers += gained
             good += gained * is_good

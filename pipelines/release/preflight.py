@@ -19,8 +19,9 @@ from pipelines.errors import ModelError
 from pipelines.model.artifact import load
 from pipelines.model.recommender import Model
 from pipelines.records.tables import reccom
-from pipelines.release.findings import GOOD, MOST_S, Answer, Findings, Request, findings_of, told, trouble
-from pipelines.release.ledger import Release
+from pipelines.release.entries import Release
+from pipelines.release.figures import GOOD
+from pipelines.release.findings import MOST_S, Answer, Findings, Request, findings_of, told, trouble
 from pipelines.release.plan import Plan
 from pipelines.release.shadow import shadowing
 from pipelines.release.world import World

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pipelines.errors import MeasurementError, SettingsError
+from pipelines.release.entries import Action, Intervention, Look, Release
 from pipelines.release.figures import Measurement
 from pipelines.release.judge import Verdict, judge
-from pipelines.release.ledger import Action, Intervention, Look, Release
 from pipelines.release.plan import Plan, setting_of
 from pipelines.settings import OnDeadline, Settings, allowed, read
 
@@ -52,6 +52,9 @@ class Rejudged:
     version: int
     then: Ending
     now: Ending
+    looks: int
+    thinned: int
+    """Looks whose figures were let go of: what they would say now is not known."""
 
     @property
     def flipped(self) -> bool:
@@ -99,15 +102,26 @@ def rejudge(
 ) -> Rejudged | Unreadable | None:
     """Judge the ``looks`` at a release (oldest first) again, up to the first that is final; None without any.
 
+    Looks that were thinned are passed over. The one that decided never is, so that without a change the
+    verdict is the same; with one, the first final look may be later than it would have been.
+
     Persons have their say again: an extension counts from when it was made, an approval lets the guard begin.
     """
     if not looks:
         return None
+    whole = [look for look in looks if look.measurement]
     try:
-        now = _judged_now(replace(release.plan, **changed), release, looks, interventions)
+        now = _judged_now(replace(release.plan, **changed), release, whole, interventions)
     except MeasurementError as error:
         return Unreadable(release.release_id, release.version, str(error))
-    return Rejudged(release.release_id, release.version, then=_judged_then(looks[-1]), now=now)
+    return Rejudged(
+        release.release_id,
+        release.version,
+        then=_judged_then(looks[-1]),
+        now=now,
+        looks=len(looks),
+        thinned=len(looks) - len(whole),
+    )
 
 
 def _judged_now(

@@ -12,10 +12,19 @@ from math import isfinite
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from pipelines.release import evidence
-from pipelines.release.figures import ArmFigures, Count, Doubles, Mean, Measurement, Number, Users, ratio
+from pipelines.release.figures import (
+    ArmFigures,
+    Count,
+    Doubles,
+    Flags,
+    Mean,
+    Measurement,
+    Number,
+    Users,
+    ratio,
+)
 from pipelines.release.plan import Plan
 
 LEAST_ANSWERS: Final = 50
@@ -25,8 +34,6 @@ TESTED: Final = 9
 _FEW_BLOCKS: Final = 10.0
 _IMPOSSIBLE: Final = 1e-9
 _NO_ERROR: Final = 1e-9
-
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +153,7 @@ def _mean(plan: Plan, time: Mean, over: Flags, alpha: float) -> Finding:
 
 
 def _cap(plan: Plan, failed: Count, alpha: float) -> Finding:
-    k, n = _worth(failed)
+    k, n = failed.worth
     return Finding(
         "error cap",
         failed.share,
@@ -160,7 +167,7 @@ def _cap(plan: Plan, failed: Count, alpha: float) -> Finding:
 
 def _more_often(rule: str, what: str, ours: Count, theirs: Count, most: float, alpha: float) -> Finding:
     """Read whether the candidate has more of all such answers than ``most`` times its traffic explains."""
-    (k, n), (k_stable, n_stable) = _worth(ours), _worth(theirs)
+    (k, n), (k_stable, n_stable) = ours.worth, theirs.worth
     part = ratio(most * n, most * n + n_stable, without=0.5)
     part = np.clip(part, _IMPOSSIBLE, 1 - _IMPOSSIBLE)
     return Finding(
@@ -175,7 +182,7 @@ def _more_often(rule: str, what: str, ours: Count, theirs: Count, most: float, a
 
 
 def _below(plan: Plan, ours: Count, theirs: Count, alpha: float) -> Finding:
-    n, n_stable = _worth(ours)[1], _worth(theirs)[1]
+    n, n_stable = ours.worth[1], theirs.worth[1]
     error = np.sqrt(_variance(ours.share, n) + _variance(theirs.share, n_stable))
     limit = theirs.share + plan.max_below_worse
     both = ratio(n * n_stable, n + n_stable, without=0.0)
@@ -194,8 +201,8 @@ def _below(plan: Plan, ours: Count, theirs: Count, alpha: float) -> Finding:
 
 def _tail(p: float, most: float, plan: Plan, canary: ArmFigures, stable: ArmFigures, alpha: float) -> Finding:
     """Read whether the candidate's quantile at its least is above the limit by stable's at its most."""
-    low, _ = evidence.quantile_bounds(_worth(_slower(canary, p))[1], p, alpha / 2)
-    _, high = evidence.quantile_bounds(_worth(_slower(stable, p))[1], p, alpha / 2)
+    low, _ = evidence.quantile_bounds(_slower(canary, p).worth[1], p, alpha / 2)
+    _, high = evidence.quantile_bounds(_slower(stable, p).worth[1], p, alpha / 2)
     least_ms = canary.quantiles.at(low, "lower")
     most_ms = np.maximum(most * stable.quantiles.at(high, "upper"), plan.tail_floor_ms)
     return Finding(
@@ -238,12 +245,6 @@ def _split_rules(plan: Plan, users: Users, alpha: float) -> tuple[Finding, ...]:
 
 def _shown(log_e: Number, alpha: float) -> Flags:
     return np.asarray(log_e >= -np.log(alpha))
-
-
-def _worth(count: Count) -> tuple[Number, Number]:
-    """Return ``k`` and ``n`` in independent answers."""
-    effect = count.design_effect
-    return count.k / effect, count.n / effect
 
 
 def _slower(arm: ArmFigures, p: float) -> Count:

@@ -6,8 +6,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from pipelines.release.entries import ENDED, Intervention, Look, Release
 from pipelines.release.fleet import Running
-from pipelines.release.ledger import ENDED, Intervention, Look, Release
 from pipelines.release.world import World
 
 _LOOKS = 5

@@ -17,7 +17,7 @@ from pipelines.release.fleet import Fleet
 from pipelines.release.fleet.local import LocalFleet
 from pipelines.release.fleet.supervisor import Supervisor
 from pipelines.release.ledger import Ledger
-from pipelines.release.measure import Prometheus
+from pipelines.release.prometheus import Prometheus
 from pipelines.release.router import Router
 from pipelines.release.router.local import LocalNginx, find_nginx
 from pipelines.settings import FleetKind, Settings

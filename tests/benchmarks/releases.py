@@ -7,9 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from pipelines.release import steps
+from pipelines.release import by_hand, steps
+from pipelines.release.entries import State
 from pipelines.release.fleet import STABLE_REPLICAS
-from pipelines.release.ledger import State
 from pipelines.release.world import World
 from tests.benchmarks.load import Outcome
 from tests.benchmarks.releasing import PLAN, begin, met_during, no_one, serving
@@ -70,7 +70,7 @@ def _acts(world: World) -> list[Callable[[], object]]:
         steps.abort(world, release_id(), announce=no_one)
 
     def rollback() -> None:
-        steps.rollback(world, 1, plan=PLAN, why="", requested_by="benchmark", announce=no_one)
+        by_hand.rollback(world, 1, plan=PLAN, why="", requested_by="benchmark", announce=no_one)
 
     return [start, abort, start, promote, revert, start, promote, rollback]
 

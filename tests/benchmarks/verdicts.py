@@ -24,10 +24,10 @@ from scipy import stats
 
 from pipelines.commands.shell import shown
 from pipelines.progress import duration
-from pipelines.release.figures import Doubles, Measurement, Number, ratio
+from pipelines.release.figures import Doubles, Flags, Measurement, Number, ratio
 from pipelines.release.judge import Verdict, verdicts
 from pipelines.release.plan import Plan
-from pipelines.release.rules import Flags, least_sizes
+from pipelines.release.rules import least_sizes
 from tests.benchmarks import watches
 from tests.benchmarks.report import machine
 from tests.benchmarks.watches import MINUTES, Traffic, Whole, World

@@ -4,13 +4,13 @@ import shutil
 
 import httpx
 import pytest
-from sqlalchemy import event
 
-from pipelines.records.database import connect, migrate
+from pipelines.records.database import migrate
 from pipelines.release.ledger import Ledger
-from pipelines.release.measure import Prometheus
+from pipelines.release.prometheus import Prometheus
 from pipelines.release.world import World
 from tests.fakes import FakeFleet, FakePrometheus, FakeRegistry, FakeRouter
+from tests.releases import records_in
 
 
 @pytest.fixture(scope="session")
@@ -21,14 +21,22 @@ def migrated(tmp_path_factory):
     return file
 
 
+@pytest.fixture(scope="session")
+def records_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("records") / "records.db"
+
+
 @pytest.fixture
-def records(tmp_path, migrated):
-    file = shutil.copy(migrated, tmp_path / "records.db")
-    engine = connect(f"sqlite:///{file}")
-    # Nobody pulls the plug here: waiting for the disk takes longer than the tests.
-    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
-    yield engine
-    engine.dispose()
+def records(records_file, migrated):
+    """A database as `migrated`; its file, and those beside it, are the next test's, too."""
+    with records_in(shutil.copy(migrated, records_file)) as engine:
+        yield engine
+
+
+@pytest.fixture
+def alerts():
+    """What people were told; its ``append`` tells them."""
+    return []
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pipelines.fault import Fault
 from pipelines.model.artifact import load
 from pipelines.records.tables import drills as table
 from pipelines.records.tables import reccom
-from pipelines.release import drills, preflight, steps
+from pipelines.release import by_hand, drills, preflight, steps
 from pipelines.release.drills import PREFLIGHT, WATCH, Rate, Trial, drill, history, rates, summary
 from pipelines.release.findings import Answer, Request, findings_of
 from pipelines.release.fleet import SHADOW_REPLICA
@@ -102,7 +102,7 @@ def opened(world):
 
 
 def rolled_back(world):
-    steps.rollback(world, 2, plan=PLAN, why="test", requested_by="test", announce=lambda alert: None)
+    by_hand.rollback(world, 2, plan=PLAN, why="test", requested_by="test", announce=lambda alert: None)
 
 
 @pytest.fixture

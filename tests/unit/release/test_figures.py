@@ -38,14 +38,14 @@ def test_answers_of_different_users_and_minutes_are_worth_themselves():
     failed = each_alone([1, 0, 0, 0])
     assert failed.share == 0.25
     assert failed.design_effect == pytest.approx(1)
-    assert (failed.effective_k, failed.effective_n) == (pytest.approx(1), pytest.approx(4))
+    assert failed.worth == (pytest.approx(1), pytest.approx(4))
 
 
 def test_users_who_always_get_the_same_are_worth_one_answer_each():
     # Four users, three answers each, one always from below: (3² · ¾² + 3 · 3² · ¼²) / (12 · ¼ · ¾) = 3
     below = count([1] * 3 + [0] * 9, np.repeat(range(4), 3), range(12))
     assert below.design_effect == pytest.approx(3)
-    assert below.effective_n == pytest.approx(4)
+    assert below.worth[1] == pytest.approx(4)
 
 
 def test_clusters_of_both_kinds_add_up():
@@ -63,15 +63,16 @@ def test_a_share_without_variation_has_no_design_effect(flags):
 
 def test_nothing_is_worth_nothing():
     nothing = Count(0, 0, Clusters(0, 0, 0), Clusters(0, 0, 0))
-    assert (nothing.share, nothing.design_effect, nothing.effective_n) == (0, 1, 0)
+    assert (nothing.share, nothing.design_effect, nothing.worth) == (0, 1, (0, 0))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60))
 def test_clustered_answers_are_never_worth_more_than_themselves(answers):
     flags, users, blocks = (np.array(column, dtype=int) for column in zip(*answers, strict=True))
     counted = count(flags, users, blocks)
-    assert 0 <= counted.effective_k <= counted.k
-    assert counted.effective_n <= counted.n
+    k, n = counted.worth
+    assert 0 <= k <= counted.k
+    assert n <= counted.n
 
 
 def time_of(times, users, blocks) -> Mean:

@@ -3,9 +3,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pipelines.errors import ReleaseError
+from pipelines.release.entries import Action, Intervention, State
 from pipelines.release.figures import Measurement, Users
 from pipelines.release.judge import Judgement, Reading, Verdict
-from pipelines.release.ledger import Action, Intervention, Ledger, State
+from pipelines.release.ledger import Ledger
 from pipelines.release.measure import answers_of, figures_of
 from pipelines.release.plan import Plan
 from pipelines.settings import read
@@ -103,6 +104,53 @@ def test_looks_come_back_newest_first(ledger):
     assert newest.progress == 0.5
     assert Measurement.from_row(newest.measurement).canary.time.mean == 5.0
     assert len(ledger.looks(release_id, limit=1)) == 1
+
+
+def looked(ledger: Ledger, release_id: int, *verdicts: Verdict, guard: bool = False) -> None:
+    for verdict in verdicts:
+        reading = Reading("mean", 5.0, 500.0, "ms", False, "fast")
+        judgement = Judgement(verdict, "because", final=False, readings=(reading,))
+        ledger.add_look(release_id, measured(), judgement, guard=guard)
+
+
+def test_old_looks_keep_their_figures_where_a_window_began_ended_or_was_decided(ledger):
+    release_id = opened(ledger).release_id
+    undecided = Verdict.UNDECIDED
+    # Two looked at once: the second was slower than the first decided.
+    looked(ledger, release_id, undecided, undecided, undecided, Verdict.PASS, undecided)
+    looked(ledger, release_id, undecided, undecided, Verdict.NO_TRAFFIC, undecided, guard=True)
+    ledger.decide(release_id, State.PROMOTING, verdict="pass", reason="fast")
+    ended_at = ledger.end(release_id, State.PROMOTED).ended_at
+    before = ledger.looks(release_id)[::-1]
+
+    assert ledger.thin_looks(ended_at) == 0
+    assert ledger.thin_looks(ended_at + timedelta(seconds=1)) == 2 + 2
+    after = ledger.looks(release_id)[::-1]
+    whole = [True, False, False, True, True, True, False, False, True]
+    assert [bool(look.measurement) for look in after] == whole
+    assert [bool(look.readings) for look in after] == whole
+    assert [look for look in after if look.measurement] == [
+        look for look, kept in zip(before, whole, strict=True) if kept
+    ]
+    assert [(look.at, look.guard, look.verdict, look.reason) for look in after] == [
+        (look.at, look.guard, look.verdict, look.reason) for look in before
+    ]
+    assert ledger.thin_looks(ended_at + timedelta(days=1)) == 0
+
+
+def test_looks_at_a_release_under_way_keep_everything(ledger):
+    looked(ledger, opened(ledger).release_id, *[Verdict.UNDECIDED] * 3)
+    assert ledger.thin_looks(datetime.now(UTC) + timedelta(days=1)) == 0
+
+
+def test_many_looks_are_thinned_in_portions(ledger, monkeypatch):
+    monkeypatch.setattr("pipelines.release.ledger._THIN_ROWS", 2)
+    release_id = opened(ledger).release_id
+    looked(ledger, release_id, *[Verdict.UNDECIDED] * 7)
+    ledger.decide(release_id, State.ABORTING, verdict="by hand", reason="a test")
+    ended_at = ledger.end(release_id, State.ABORTED).ended_at
+    assert ledger.thin_looks(ended_at + timedelta(seconds=1)) == 5
+    assert sum(not look.measurement for look in ledger.looks(release_id)) == 5
 
 
 def test_unknown_release_is_named(ledger):

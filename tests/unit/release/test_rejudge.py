@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from pipelines.__main__ import app
 from pipelines.errors import SettingsError
 from pipelines.records.tables import looks as looks_table
+from pipelines.release.entries import Action, Intervention, Look, Release, State
 from pipelines.release.figures import Measurement, Scraped
 from pipelines.release.judge import Verdict, judge
-from pipelines.release.ledger import Action, Intervention, Look, Release, State
 from pipelines.release.measure import answers_of, figures_of, users_of
 from pipelines.release.plan import Plan
 from pipelines.release.rejudge import Rejudged, Unreadable, changes, rejudge
@@ -188,6 +188,26 @@ def test_release_without_looks_is_passed_over():
     assert rejudge(release(), [], [], {}) is None
 
 
+def thinned(looks: list[Look]) -> list[Look]:
+    """As the ledger keeps the looks at one window after a while."""
+    first, *between, last = looks
+    return [first, *(replace(look, measurement={}, readings=[]) for look in between), last]
+
+
+def test_thinned_release_is_judged_by_what_was_kept_and_says_so():
+    looks = looked(PLAN, SOUND)
+    judged = again(thinned(looks))
+    assert judged.now == judged.then == again(looks).then
+    assert (judged.looks, judged.thinned) == (6, 6 - 2)
+    assert again(looks).thinned == 0
+
+
+def test_change_that_shows_in_a_thinned_look_is_seen_in_the_next_that_was_kept():
+    looks = looked(PLAN, SOUND)
+    assert again(looks, window_s=400.0).now.elapsed_s == 400
+    assert again(thinned(looks), window_s=400.0).now.elapsed_s == 600
+
+
 OLD = {"elapsed_s": 600, "canary": {"requests": 100.0, "good": 100.0, "good_ms": 2_000.0}}
 
 
@@ -225,9 +245,9 @@ def test_without_a_change_every_look_says_again_what_it_said(canary, plan, troub
 
 
 @pytest.fixture
-def kept(world, tmp_path, monkeypatch):
+def kept(world, monkeypatch):
     """A ledger with a release that passed, one whose looks are older than the figures, and one without."""
-    monkeypatch.setenv("MARQUEE_VAR_DIR", str(tmp_path))
+    monkeypatch.setattr("pipelines.release.world.records", lambda config: world.records)
     ledger = world.ledger
     passed = ledger.open(2, previous=1, plan=PLAN, requested_by="a test").release_id
     ledger.begin_watch(passed)
@@ -263,6 +283,15 @@ def test_shell_without_a_change_finds_the_same(kept):
     (judged,) = json.loads(shell(str(passed), "--json"))["releases"]
     assert judged["now"] == judged["then"]
     assert "0 of 1 releases flipped" in shell(str(passed))
+
+
+def test_shell_says_which_releases_are_judged_by_a_part_of_their_looks(kept, world):
+    passed, _ = kept
+    assert "thinned" not in shell(str(passed))
+    world.ledger.thin_looks(datetime.now(UTC) + timedelta(days=1))
+    (judged,) = json.loads(shell(str(passed), "--json"))["releases"]
+    assert (judged["looks"], judged["thinned"], judged["flipped"]) == (6, 4, False)
+    assert "4 of its 6 looks were thinned (MARQUEE_LOOKS_KEEP_DAYS)" in shell(str(passed))
 
 
 # --- what may be set ------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from rich.console import Console
 
-from pipelines.release import steps
+from pipelines.release import by_hand, steps, watch
 from pipelines.release.plan import Plan
 from pipelines.release.status import as_tables, snapshot
 from pipelines.settings import read
@@ -32,8 +32,8 @@ def test_status_shows_who_serves_the_split_the_looks_and_the_latest_readings(wor
             steps.promote(world, release_id, announce=lambda alert: None)
     since = world.ledger.get(release_id).watch_from
     serve(world.records, since=since, seconds=60, canary=Arm(2), stable=Arm(1))
-    steps.look(world, release_id, now=since + timedelta(seconds=90))
-    steps.intervene(world, None, "extend", who="ada", why="The evening comes.", seconds=7_200)
+    watch.look(world, release_id, now=since + timedelta(seconds=90))
+    by_hand.intervene(world, None, "extend", who="ada", why="The evening comes.", seconds=7_200)
     text = shown(snapshot(world))
     assert "Serving: version 1" in text
     assert "percent=20" in text

@@ -12,55 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
 
 from pipelines.errors import ReleaseError
-from pipelines.records.database import connect
-from pipelines.release import steps
+from pipelines.release import by_hand, keep, steps
+from pipelines.release.entries import State
 from pipelines.release.fleet import CANARY_REPLICA, STABLE_REPLICAS
-from pipelines.release.ledger import Ledger, State
-from pipelines.release.measure import Prometheus
+from pipelines.release.ledger import Ledger
 from pipelines.release.plan import Plan
 from pipelines.release.router import Split
 from pipelines.release.world import World
 from pipelines.settings import read
-from tests.fakes import FakeFleet, FakeRegistry, FakeRouter, Killed
+from tests.fakes import FakeFleet, FakeRouter, Killed
 from tests.killing import Moments, Step
+from tests.releases import records_in
 
 PLAN = Plan.of(read(canary_window_s=60, canary_extension_s=30))
 UNGUARDED = replace(PLAN, guard_s=0.0)
 STABLE = tuple(f"{replica}:80" for replica in STABLE_REPLICAS)
-
-
-@contextmanager
-def records(file: Path) -> Iterator[Engine]:
-    """The records database in ``file``; nobody pulls the plug here, so it does not wait for the disk."""
-    engine = connect(f"sqlite:///{file}")
-    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
-    try:
-        yield engine
-    finally:
-        engine.dispose()
-
-
-@pytest.fixture
-def world(tmp_path, migrated):
-    with records(shutil.copy(migrated, tmp_path / "records.db")) as engine:
-        yield world_of_fakes(engine, tmp_path)
-
-
-def world_of_fakes(engine: Engine, folder: Path) -> World:
-    return World(
-        ledger=Ledger(engine),
-        fleet=FakeFleet(),
-        router=FakeRouter(),
-        registry=FakeRegistry(),
-        prometheus=Prometheus("http://prometheus.test"),
-        records=engine,
-        models_dir=folder / "models",
-        shadow_spool_dir=folder / "shadow",
-        look_here="the UI",
-    )
 
 
 class Told(list[str]):
@@ -104,7 +72,7 @@ def serving(world, version, plan=UNGUARDED):
 
 def back_to(version):
     def roll_back(world, announce):
-        steps.rollback(world, version, plan=PLAN, why="angry", requested_by="ada", announce=announce)
+        by_hand.rollback(world, version, plan=PLAN, why="angry", requested_by="ada", announce=announce)
 
     return roll_back
 
@@ -141,7 +109,7 @@ def promote_by_a_person(world):
     release_id = watched(world, 2)
 
     def step(world, announce):
-        steps.intervene(world, release_id, "approve", who="ada", why="", request="run 1")
+        by_hand.intervene(world, release_id, "approve", who="ada", why="", request="run 1")
         steps.promote(world, release_id, announce=announce)
 
     return step
@@ -171,7 +139,7 @@ def abort_by_a_person(world):
     release_id = watched(world, 2)
 
     def step(world, announce):
-        steps.intervene(world, release_id, "abort", who="ada", why="", request="run 1")
+        by_hand.intervene(world, release_id, "abort", who="ada", why="", request="run 1")
         steps.abort(world, release_id, announce=announce)
 
     return step
@@ -199,7 +167,7 @@ def intervene(what):
     def intervention(world):
         serving(world, 1)
         release_id = watched(world, 2)
-        return lambda world, announce: steps.intervene(
+        return lambda world, announce: by_hand.intervene(
             world, release_id, what, who="ada", why="sure", seconds=60.0, request="run-7"
         )
 
@@ -219,7 +187,7 @@ def restore(world):
     watched(world, 2)
     world.fleet.replicas.clear()
     world.router.splits.clear()
-    return lambda world, announce: steps.restore(world)
+    return lambda world, announce: keep.restore(world)
 
 
 TURNS = [start, promote, revert, abort]
@@ -237,7 +205,7 @@ over = lambda scenes: pytest.mark.parametrize("scene", scenes, ids=lambda scene:
 @contextmanager
 def reopened(world: World, file: Path) -> Iterator[World]:
     """The same world as a new process finds it."""
-    with records(file) as engine:
+    with records_in(file) as engine:
         yield replace(world, records=engine, ledger=Ledger(engine))
 
 
@@ -311,10 +279,10 @@ def dates(world: World) -> dict[tuple[int, str], datetime]:
 
 
 @over(SCENES)
-def test_a_step_that_died_anywhere_is_finished_by_the_next_run(world, tmp_path, scene, record_property):
+def test_a_step_that_died_anywhere_is_finished_by_the_next_run(world, records_file, scene, record_property):
     step = scene(world)
     world.records.dispose()
-    with copy_of(world, tmp_path / "living.db") as living:
+    with copy_of(world, records_file.with_name("living.db")) as living:
         undisturbed = Told()
         step(living, announce=undisturbed)
         wanted = left(living)
@@ -333,15 +301,17 @@ def test_a_step_that_died_anywhere_is_finished_by_the_next_run(world, tmp_path, 
 
 
 @over(TURNS)
-def test_a_step_that_died_with_the_machine_is_finished_after_the_world_is_restored(world, tmp_path, scene):
+def test_a_step_that_died_with_the_machine_is_finished_after_the_world_is_restored(
+    world, records_file, scene
+):
     step = scene(world)
     world.records.dispose()
-    with copy_of(world, tmp_path / "living.db") as living:
+    with copy_of(world, records_file.with_name("living.db")) as living:
         step(living, announce=Told())
         wanted = left(living)
     for death in deaths(world, step):
         death.world.fleet.replicas.clear()
-        steps.restore(death.world)
+        keep.restore(death.world)
         step(death.world, announce=death.told)
         assert but_extra(left(death.world)) == but_extra(wanted), f"died before {death.before}"
 
@@ -372,7 +342,7 @@ def test_a_rollback_succeeds_wherever_a_step_died_and_a_late_retry_does_not_undo
 def test_a_person_may_abort_wherever_the_start_died(world, scene):
     for death in deaths(world, scene(world)):
         release = death.world.ledger.under_way()
-        steps.intervene(death.world, None, "abort", who="ada", why="doubts")
+        by_hand.intervene(death.world, None, "abort", who="ada", why="doubts")
         steps.abort(death.world, release.release_id, announce=death.told)
         assert death.world.fleet.versions() == dict.fromkeys(STABLE_REPLICAS, release.previous)
         assert death.world.router.splits[-1] == Split(STABLE)
@@ -385,18 +355,9 @@ def test_a_guarded_version_may_be_taken_back_wherever_its_promotion_died(world):
     for death in deaths(world, step):
         release = death.world.ledger.under_way()
         if release.state is State.GUARDING:
-            steps.intervene(death.world, None, "abort", who="ada", why="doubts")
+            by_hand.intervene(death.world, None, "abort", who="ada", why="doubts")
             step(death.world, announce=death.told)
             assert steps.settle(death.world, release.release_id, announce=death.told) == "reverted"
             assert death.world.fleet.versions() == dict.fromkeys(STABLE_REPLICAS, 1)
             assert death.world.ledger.stable() == 1
             assert death.told[-1] == f"release-{release.release_id}-reverted"
-
-
-@pytest.mark.parametrize(("down", "other"), [STABLE_REPLICAS, STABLE_REPLICAS[::-1]])
-def test_the_replica_that_does_not_answer_is_served_first_and_the_other_covers(world, down, other):
-    serving(world, 1)
-    world.fleet.replicas[down] = replace(world.fleet.replicas[down], version=None)
-    world.fleet.deployed.clear()
-    back_to(3)(world, Told())
-    assert world.fleet.deployed == [(down, 3), (other, 3)]
