@@ -65,6 +65,7 @@ env: ## Containers: .env from .env.example, with secrets drawn for this machine;
 	@docker/make-env
 
 up: .env ## Containers: build what changed, start everything, wait until it is healthy; PROFILES=audience,catchers,workers
+	@COMPOSE_PROFILES="$(PROFILES)" docker/one-by-one
 	@COMPOSE_PROFILES="$(PROFILES)" docker compose up -d --build --wait
 	@docker compose ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
 

@@ -1,4 +1,4 @@
-"""Look after receipts and alerts: tell what is lost, stuck or fires, and move old receipts to files.
+"""Look after receipts, looks and alerts: tell what is lost, stuck or fires, and keep the database small.
 
 Runs every ten minutes by itself; a run takes seconds. Viewers notice nothing of it, whatever it finds.
 
@@ -7,9 +7,10 @@ Runs every ten minutes by itself; a run takes seconds. Viewers notice nothing of
 | `watch_receipts` | tells once of every loss, and of receipts that wait for 15 minutes and more |
 | `watch_alarms` | tells once of each alert of Prometheus, once when it is over; and of its silence |
 | `archive_receipts` | moves days older than `MARQUEE_RECEIPTS_KEEP_DAYS` (30) to Parquet, one file a day |
+| `thin_looks` | lets go of figures of looks at releases that ended `MARQUEE_LOOKS_KEEP_DAYS` (90) ago |
 
 **Skipped (pink)?** The records database does not answer. Receipts wait in the spool and none is lost; you
-are told once it has been so for 15 minutes. Archiving waits for the next run.
+are told once it has been so for 15 minutes. Archiving and thinning wait for the next run.
 
 **"receipt(s) lost"** means that a disk was full or refused: answers were given, but without a receipt. Make
 room in the spool folder; the replicas keep receipts again by themselves, and `served --at` names the gap.
@@ -57,6 +58,15 @@ def archive_receipts() -> dict[str, int]:
     return {f"{each.day}": each.receipts for each in upkeep.archive_receipts(settings())}
 
 
+@task
+@outcomes()
+def thin_looks() -> int:
+    """Let go of old figures of looks; returns of how many looks."""
+    from pipelines.audit import upkeep
+
+    return upkeep.thin_looks(settings())
+
+
 with DAG(
     dag_id="housekeeping",
     description="Every ten minutes: receipts lost, stuck, or old enough for the archive; alerts that fire",
@@ -68,5 +78,5 @@ with DAG(
     default_args=DEFAULT_ARGS,
     tags=TAGS,
 ):
-    chain(watch_receipts(), archive_receipts())
+    chain(watch_receipts(), [archive_receipts(), thin_looks()])
     watch_alarms()

@@ -48,12 +48,12 @@ DAG **rollback**.
 
 from typing import Any
 
-from airflow.sdk import DAG, Param, TriggerRule, chain, task
+from airflow.sdk import DAG, TriggerRule, chain, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from marquee_airflow.assets import MODEL
 from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, here, outcomes, requested_by, run_url
-from marquee_airflow.forms import hours, why
+from marquee_airflow.forms import hours, number, why
 from marquee_airflow.notifiers import announce
 from marquee_airflow.operators import AskOperator, SteerOperator
 from marquee_airflow.sensors import CanarySensor
@@ -154,11 +154,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,
-    params={
-        "version": Param(
-            None, type=["null", "integer"], minimum=1, description="Version to release; empty: the newest"
-        )
-    },
+    params={"version": number("Version to release; empty: the newest")},
     default_args=DEFAULT_ARGS,
     tags=TAGS,
 ):

@@ -14,6 +14,9 @@ missed while Airflow was down is made up for once.
 | `gate` | compares with the limits and with the serving model |
 | `version` | commits data and model as one version and publishes the asset `model` |
 
+**`collect` waits (up for reschedule)?** There is no version yet, and too few ratings have come to judge a
+first one by; the log of the task says how many. It looks again every minute, and the run goes on by itself.
+
 **Skipped (pink)?** No event has come since the last run. There is nothing to do, and nothing is released.
 
 **Red?** You have been told why by Slack or e-mail; the same reason stands in the log of the red task.
@@ -34,17 +37,9 @@ from airflow.sdk import DAG, chain, task
 from marquee_airflow.assets import MODEL
 from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, outcomes
 from marquee_airflow.notifiers import announce
+from marquee_airflow.sensors import EnoughEvents
 from marquee_airflow.timetables import every_days
 from pipelines.settings import settings
-
-
-@task
-@outcomes()
-def collect() -> dict[str, Any]:
-    """Turn the events that came since the last run into batches."""
-    from pipelines import retrain
-
-    return retrain.collect(settings(), announce=announce)
 
 
 @task
@@ -105,4 +100,4 @@ with DAG(
     tags=TAGS,
 ):
     RUN = "{{ run_id }}"
-    chain(collect(), validate(RUN), train_somewhere(RUN), gate(RUN), version(RUN))
+    chain(EnoughEvents(task_id="collect"), validate(RUN), train_somewhere(RUN), gate(RUN), version(RUN))

@@ -23,10 +23,10 @@ from pipelines.settings import settings
 @outcomes()
 def rollback(params: Any = None, dag_run: Any = None) -> None:
     """Let all replicas serve the version."""
-    from pipelines.release import steps
+    from pipelines.release import by_hand
     from pipelines.release.plan import Plan
 
-    steps.rollback(
+    by_hand.rollback(
         here(),
         params["version"],
         plan=Plan.of(settings()),

@@ -23,16 +23,16 @@ from typing import Any
 from airflow.sdk import DAG, Param, task
 
 from marquee_airflow.defaults import DEFAULT_ARGS, TAGS, here, outcomes, person
-from marquee_airflow.forms import hours, why
+from marquee_airflow.forms import hours, number, why
 
 
 @task
 @outcomes()
 def intervene(params: Any = None, dag_run: Any = None) -> str:
     """Write down what a person wants; returns what has become of the release."""
-    from pipelines.release import steps
+    from pipelines.release import by_hand
 
-    release = steps.intervene(
+    release = by_hand.intervene(
         here(),
         params["release_id"],
         params["what"],
@@ -65,9 +65,7 @@ with DAG(
         ),
         "why": why(),
         "hours": hours(),
-        "release_id": Param(
-            None, type=["null", "integer"], minimum=1, description="Release; empty: the one under way"
-        ),
+        "release_id": number("Release; empty: the one under way"),
     },
     default_args=DEFAULT_ARGS,
     tags=TAGS,

@@ -76,5 +76,9 @@ class NothingNew(MarqueeError):  # noqa: N818 - an answer, not a fault
     """No event has come since the last run."""
 
 
+class TooEarly(NothingNew):
+    """No version has been made yet, and too little has come to make one of."""
+
+
 class Refused(MarqueeError):  # noqa: N818 - an answer, not a fault
     """Data or a model was judged and turned down; running the same step again changes nothing."""

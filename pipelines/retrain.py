@@ -6,7 +6,9 @@ each step can be killed and run again.
 
 import json
 import logging
+import math
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -16,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 from pipelines import alerts
 from pipelines.alerts import Announce
 from pipelines.code import code_version, label
-from pipelines.errors import DataError, Locked, MarqueeError, NothingNew, Refused, SettingsError
+from pipelines.errors import (
+    DataError,
+    Locked,
+    MarqueeError,
+    NothingNew,
+    Refused,
+    SettingsError,
+    TooEarly,
+)
 from pipelines.progress import Show, logged
 from pipelines.settings import PROJECT_DIR, EventSource, KafkaClient, Settings
 
@@ -36,6 +46,8 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 600.0
 """How long a training waits for another process that collects; an hour's events take ten seconds."""
 SUITES_DIR = PROJECT_DIR / "expectations"
+KEEP_MODELS = 5
+"""Runs whose models stay in their folders; a version has its own copy. Reports and verdicts of all stay."""
 STARS = (1.0, 5.0)
 """Lowest and highest rating of the stream."""
 
@@ -62,14 +74,23 @@ def collect_new(config: Settings, *, announce: Announce, show: Show = logged) ->
     return collected.as_json()
 
 
-def collect(config: Settings, *, announce: Announce, show: Show = logged) -> dict[str, Any]:
+def collect(
+    config: Settings, *, announce: Announce, show: Show = logged, first_waits: bool = False
+) -> dict[str, Any]:
     """Collect for a training: everything since the last collected offset.
 
     Another process that collects is waited for; when it takes too long, what is there by then is enough.
 
+    Args:
+        config: where from and where to.
+        announce: is told of lines that were lost.
+        show: shows how far it is.
+        first_waits: a first training that would only be refused for want of ratings is `TooEarly`.
+
     Raises:
         NothingNew: no event came, no collected batch waits for its training, and the quarantine is the same.
         Locked: another process takes long, and there is nothing yet.
+        TooEarly: there is no version, and not enough to judge a first one by.
     """
     from pipelines.data.collect import Collected
 
@@ -80,11 +101,29 @@ def collect(config: Settings, *, announce: Announce, show: Show = logged) -> dic
             raise
         log.warning("%s; the training takes what is there by now", busy)
         collected = Collected()
+    if first_waits:
+        _check_first(config)
     waiting = untrained(config)
     if not waiting and not emptied(config):
         name = source_of(config).name
         raise NothingNew(f"no event has come to {name!r} since the last training; there is nothing to do")
     return {**collected.as_json(), "untrained": waiting}
+
+
+def _check_first(config: Settings) -> None:
+    """Raise TooEarly while the gate would have too few ratings to judge a first version by."""
+    from pipelines.data.batches import list_batches
+    from pipelines.release import world
+
+    if world.registry(config).versions():
+        return
+    ratings = sum(batch.info().counts["rating"] for batch in list_batches(config.batches_dir))
+    if int(ratings * config.holdout_share) < config.min_holdout:
+        raise TooEarly(
+            f"{ratings} ratings have come so far; a first version takes "
+            f"{math.ceil(config.min_holdout / config.holdout_share)}, so that {config.min_holdout} can be "
+            "held out to judge it by (MARQUEE_MIN_HOLDOUT, MARQUEE_HOLDOUT_SHARE)"
+        )
 
 
 def _collected(config: Settings, announce: Announce, show: Show, *, patience_s: float) -> "Collected":
@@ -166,6 +205,7 @@ def train(config: Settings, *, run_id: str, show: Show = logged) -> dict[str, An
         raise DataError(
             f"the quarantine of {config.batches_dir} changed while its batches were read; run this step again"
         )
+    forget_models(config, keep=KEEP_MODELS - 1)
     with show("train", "epochs") as progress:
         meta = room.evaluate_and_train(
             ratings,
@@ -184,6 +224,14 @@ def train(config: Settings, *, run_id: str, show: Show = logged) -> dict[str, An
             progress=progress,
         )
     return dict(meta["metrics"])
+
+
+def forget_models(config: Settings, *, keep: int) -> None:
+    """Delete the models of all runs but those that were the newest to leave one."""
+    models = sorted((config.var_dir / "runs").glob("*/model"), key=lambda model: model.stat().st_mtime_ns)
+    for model in models[: max(0, len(models) - keep)]:
+        log.info("the model of %s goes: newer runs have left %d", model.parent.name, keep)
+        shutil.rmtree(model)
 
 
 def trained(config: Settings, *, run_id: str) -> dict[str, Any]:

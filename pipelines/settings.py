@@ -190,6 +190,9 @@ class Settings(BaseSettings):
     drill_s: Annotated[float, Field(ge=5.0, le=86_400.0)] = 600.0
     """How long a fire drill lets the watch look for each fault before it counts as missed."""
 
+    looks_keep_days: Annotated[int, Field(ge=1, le=3_650)] = 90
+    """Days after a release's end for which all its looks keep their figures; then the first and last do."""
+
     # --- receipts -----------------------------------------------------------------------------
     receipts_keep_days: Annotated[int, Field(ge=1, le=3_650)] = 30
     """Days that receipts stay in the database; older ones move to Parquet files, one a day."""

@@ -85,6 +85,17 @@ class Compose:
         assert not check or done.returncode == 0, f"{arguments}: {done.stdout[-3_000:]}{done.stderr[-3_000:]}"
         return done.stdout
 
+    def one_by_one(self) -> str:
+        """Run what `make up` runs first; returns what it printed."""
+        told = {"COMPOSE_PROJECT_NAME": self.project, "COMPOSE_ENV_FILES": str(self.env_file)}
+        env = {name: value for name, value in os.environ.items() if not name.startswith("MARQUEE_")} | told
+        command = [PROJECT_DIR / "docker" / "one-by-one"]
+        done = subprocess.run(
+            command, cwd=PROJECT_DIR, env=env, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     def ours(self, *arguments: str, check: bool = True) -> str:
         """Run ``python -m pipelines`` where Airflow's tasks run."""
         return self.run(

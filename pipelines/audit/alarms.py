@@ -15,7 +15,7 @@ from pipelines import alerts
 from pipelines.alerts import Alert, Announce
 from pipelines.durable import write_whole
 from pipelines.errors import MeasurementError
-from pipelines.release.measure import Prometheus
+from pipelines.release.prometheus import Prometheus
 from pipelines.settings import Settings
 
 LONGEST_SILENCE = timedelta(minutes=15)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pipelines.release.ledger import Release, State
+from pipelines.release.entries import Release, State
 
 _LET_OUT = frozenset({State.PROMOTING, State.GUARDING, State.PROMOTED, State.REVERTING, State.REVERTED})
 

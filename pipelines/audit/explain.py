@@ -15,7 +15,7 @@ from pipelines.audit.origin import Origin, origin_of
 from pipelines.errors import MarqueeError, NoReceipt
 from pipelines.records.database import brief
 from pipelines.records.lookup import Lost, Receipt
-from pipelines.release.ledger import Release
+from pipelines.release.entries import Release
 
 Answer = TypeVar("Answer")
 

@@ -17,7 +17,7 @@ from pipelines.data.ranges import Range, rests_on, seen
 from pipelines.errors import MarqueeError
 from pipelines.records.database import brief
 from pipelines.records.lookup import Reach
-from pipelines.release.ledger import Release
+from pipelines.release.entries import Release
 
 Answer = TypeVar("Answer")
 

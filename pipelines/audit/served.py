@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.audit.decisions import InForce, in_force
 from pipelines.records.lookup import Lost, VersionShare
-from pipelines.release.ledger import Release
+from pipelines.release.entries import Release
 
 
 @dataclass(frozen=True, slots=True)

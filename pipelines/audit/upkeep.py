@@ -1,4 +1,4 @@
-"""What housekeeping looks after: receipts that wait too long or were lost, and those that may be archived.
+"""What housekeeping looks after: receipts that wait too long or were lost, and what is old enough to go.
 
 What was told stands in a file, so that the same trouble is told once however often it is seen.
 """
@@ -23,7 +23,7 @@ from pipelines.records.lookup import Lost
 from pipelines.records.recorder import shipped_bytes
 from pipelines.records.spool import SpoolFile, spool_files
 from pipelines.release import world
-from pipelines.release.measure import Prometheus
+from pipelines.release.prometheus import Prometheus
 from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -108,6 +108,12 @@ def archive_receipts(config: Settings, *, now: datetime | None = None) -> list[A
     """
     before = (now or datetime.now(UTC)) - timedelta(days=config.receipts_keep_days)
     return archive(world.records(config), config.receipts_dir, before=before)
+
+
+def thin_looks(config: Settings, *, now: datetime | None = None) -> int:
+    """Let go of most looks' figures at releases that ended long ago; returns at how many looks."""
+    before = (now or datetime.now(UTC)) - timedelta(days=config.looks_keep_days)
+    return world.ledger(config).thin_looks(before)
 
 
 def look(books: Books, spool_dir: Path, prometheus: Prometheus, now: datetime) -> Seen:

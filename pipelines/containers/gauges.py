@@ -22,8 +22,9 @@ from pipelines.records.database import brief
 from pipelines.records.recorder import shipped_bytes
 from pipelines.records.spool import SpoolFile, spool_files
 from pipelines.release import world
+from pipelines.release.entries import State
 from pipelines.release.fleet import CANARY_REPLICA, STABLE_REPLICAS
-from pipelines.release.ledger import Ledger, State
+from pipelines.release.ledger import Ledger
 from pipelines.retrain import source_of
 from pipelines.settings import Settings
 

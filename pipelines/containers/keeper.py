@@ -11,7 +11,8 @@ state like a kill (exit code 137 both); Docker's events tell them apart, for the
 What died before that stays as it is, and the log says so. Replicas are the exception: they belong to the
 ledger, and one that it wants is started whoever stopped it.
 
-Nobody keeps the keeper, nor the gate through which it reaches Docker: `docker compose up -d` starts both.
+Nobody keeps the keeper, nor the gate through which it reaches Docker, after a `docker kill` of just these:
+alerts tell of it, and `docker compose up -d` starts both.
 """
 
 import logging
@@ -27,13 +28,13 @@ from typing import Any
 from docker import APIClient
 from docker.errors import APIError, DockerException
 from filelock import Timeout
-from prometheus_client import CollectorRegistry, Counter, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.containers.gauges import Gauges
 from pipelines.errors import MarqueeError
 from pipelines.records.database import brief
-from pipelines.release import steps
+from pipelines.release import keep
 from pipelines.release.fleet import CANARY_REPLICA, SHADOW_REPLICA, STABLE_REPLICAS
 from pipelines.release.world import World, converging, world
 from pipelines.settings import Settings
@@ -71,6 +72,7 @@ RESTORED = Counter(
     "Times that replicas or split were made to match the ledger.",
     registry=REGISTRY,
 )
+WELL = Gauge("marquee_keeper_well", "1: this duty went well of late.", ["duty"], registry=REGISTRY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,7 @@ class Mender:
         """
         self._world = self._world or self._make_world()
         with suppress(Timeout):
-            if steps.keep(self._world):
+            if keep.keep(self._world):
                 RESTORED.inc()
 
 
@@ -245,6 +247,7 @@ class Duty:
         self._patience_s = patience_s
         self._well_s = float("-inf")
         self._trouble = ""
+        WELL.labels(what).set_function(self.is_well)
 
     def is_well(self) -> bool:
         """Return whether it went well of late."""

@@ -30,8 +30,8 @@ from pipelines.local.audience.history import history
 from pipelines.local.show import Show, View
 from pipelines.local.stack import TOOLS_DIR, Stack, answers, wait_for
 from pipelines.release import steps
+from pipelines.release.entries import Release
 from pipelines.release.figures import Measurement
-from pipelines.release.ledger import Release
 from pipelines.release.plan import Plan
 from pipelines.release.world import World, world
 from pipelines.settings import PROJECT_DIR, EventSource, Settings, read

@@ -18,7 +18,7 @@ import psutil
 
 from pipelines.errors import FleetError, StackError
 from pipelines.local import airflow, broker, parts, programs
-from pipelines.release import steps, world
+from pipelines.release import keep, world
 from pipelines.release.fleet import STABLE_REPLICAS
 from pipelines.release.fleet.local import LocalFleet
 from pipelines.release.router import Split
@@ -238,7 +238,7 @@ def bring_up(config: Settings) -> None:
     stack.check_ports()
     stack.start()
     broker.create_topic(config.kafka, config.kafka_topic, 1, timeout_s=_START_S)
-    steps.restore(world.world(config))
+    keep.restore(world.world(config))
 
 
 def _is_supervisord(process: psutil.Process) -> bool:

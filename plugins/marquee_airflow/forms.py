@@ -10,6 +10,11 @@ def why() -> Param:
     )
 
 
+def number(description: str) -> Param:
+    """Return the field for the number of a version or a release, which may stay empty."""
+    return Param(None, type=["null", "integer"], minimum=1, description=description)
+
+
 def hours() -> Param:
     """Return the field for how long something is extended."""
     return Param(1, type="number", exclusiveMinimum=0, maximum=168, description="Hours to extend by")

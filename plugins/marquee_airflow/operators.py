@@ -69,7 +69,7 @@ class SteerOperator(HITLOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Write the answer into the ledger; one that came too late is not followed."""
-        from pipelines.release import steps
+        from pipelines.release import by_hand
 
         answer = super().execute_complete(context, event)
         does = self.answers[answer["chosen_options"][0]]
@@ -77,7 +77,7 @@ class SteerOperator(HITLOperator):
         who, why = person.get("name") or person.get("id") or "somebody", self.params["why"]
         self.log.info("%s by %s: %s", does, who, why)
         with outcomes(ReleaseError):
-            steps.intervene(
+            by_hand.intervene(
                 here(),
                 self.release_id,
                 does,

@@ -99,9 +99,9 @@ def _path(trigger: BaseTrigger) -> str:
 
 def _look(release_id: int) -> "Judgement":
     # In the thread, because the first import takes longer than the triggerer's loop may stand still.
-    from pipelines.release import steps
+    from pipelines.release import watch
 
-    return steps.look(here(), release_id, announce=announce)
+    return watch.look(here(), release_id, announce=announce)
 
 
 def _done(look: "Judgement") -> TaskSuccessEvent:

@@ -183,6 +183,23 @@ def test_version_is_rolled_back(stack: Compose, api: AirflowApi) -> None:
     assert_only_good(met, "rollback")
 
 
+def test_changed_replicas_are_made_anew_one_at_a_time(stack: Compose) -> None:
+    stack.set(MARQUEE_REPLICA_WORKERS="3")
+    with viewers(stack.viewers, per_second=20) as met:
+        said = stack.one_by_one()
+        stack.run("up", "-d", "--wait")
+    assert [line.split()[0] for line in said.splitlines() if "made anew" in line][:2] == [
+        "stable-1",
+        "stable-2",
+    ]
+    for replica in ("stable-1", "stable-2"):
+        made = stack.containers()[replica]["Config"]
+        assert made["Labels"]["marquee.version"] == "1"
+        assert "MARQUEE_REPLICA_WORKERS=3" in made["Env"]
+    assert stack.one_by_one() == ""
+    assert_only_good(met, "replicas made anew by changed lines")
+
+
 def assert_only_good(met: Answers, what: str) -> None:
     print(
         f"{what}: {met.statuses.total()} answers, {met.failed} failed {dict(met.statuses)}, "

@@ -580,6 +580,7 @@ def test_housekeeping_archives_when_the_database_answers(stage, answers, archive
     assert stage.api.task_states("housekeeping", run) == {
         "watch_receipts": "success",
         "archive_receipts": archived,
+        "thin_looks": archived,
         "watch_alarms": "success",
     }
     assert "Marquee: 7 receipt(s) lost\na test" in stage.announced()

@@ -19,8 +19,8 @@ from pipelines.records.tables import reccom
 from pipelines.release import drills, steps
 from pipelines.release.fleet.local import LocalFleet
 from pipelines.release.ledger import Ledger
-from pipelines.release.measure import Prometheus
 from pipelines.release.plan import Plan
+from pipelines.release.prometheus import Prometheus
 from pipelines.release.world import World, local_nginx
 from pipelines.settings import PROJECT_DIR, environment, read
 from tests.fakes import FakeRegistry, tiny_artifact

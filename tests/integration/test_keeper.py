@@ -174,6 +174,7 @@ def test_keeper_starts_what_was_killed_and_counts_it_and_ends_when_told(project,
         wait_until(lambda: project.runs("plain"), "it is back")
         metrics = httpx.get(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=10.0).text
         assert 'marquee_keeper_started_total{service="plain"} 1.0' in metrics
+        assert 'marquee_keeper_well{duty="starting what was killed"} 1.0' in metrics
         keeper.send_signal(signal.SIGTERM)
         assert keeper.wait(timeout=2.0) == 0
     finally:

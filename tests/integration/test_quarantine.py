@@ -18,7 +18,7 @@ from pipelines.model.artifact import load, read_meta
 from pipelines.model.train import evaluate_and_train, load_ratings, load_viewings
 from pipelines.records.recorder import ship_once
 from pipelines.release import world
-from pipelines.release.ledger import State
+from pipelines.release.entries import State
 from pipelines.release.plan import Plan
 from pipelines.settings import read
 from serving import app as serving_app

@@ -24,10 +24,10 @@ import pytest
 from pipelines.errors import StackError
 from pipelines.local.stack import Stack, wait_for
 from pipelines.model.repository import Repository
-from pipelines.release import steps
+from pipelines.release import by_hand, steps
 from pipelines.release import world as parts
+from pipelines.release.entries import State
 from pipelines.release.fleet import CANARY_REPLICA, STABLE_REPLICAS
-from pipelines.release.ledger import State
 from pipelines.release.plan import Plan
 from pipelines.release.router import Split, fingerprint
 from pipelines.release.world import World
@@ -238,7 +238,7 @@ def rollback_after_a_promotion(machine: Machine) -> Iterator[Death]:
 
 
 def back_to(version: int) -> Step:
-    return partial(steps.rollback, version=version, plan=PLAN, why="angry", requested_by="ada")
+    return partial(by_hand.rollback, version=version, plan=PLAN, why="angry", requested_by="ada")
 
 
 def rolled_back(release: int, candidate: int, version: int) -> Wanted:

@@ -17,12 +17,12 @@ from sqlalchemy import func, select
 from pipelines.fault import Fault
 from pipelines.local.stack import Stack, answers, wait_for
 from pipelines.records.tables import reccom
-from pipelines.release import steps
+from pipelines.release import by_hand, keep, steps, watch
 from pipelines.release import world as parts
+from pipelines.release.entries import State
 from pipelines.release.fleet import STABLE_REPLICAS
 from pipelines.release.fleet.local import LocalFleet
 from pipelines.release.judge import Verdict
-from pipelines.release.ledger import State
 from pipelines.release.plan import Plan
 from pipelines.settings import read
 from tests.fakes import FakeRegistry, tiny_artifact
@@ -125,8 +125,8 @@ def first_version(world, alerts):
     steps.promote(world, release(world, 1), announce=alerts.append)
 
 
-def watch(world, release_id):
-    while not (judgement := steps.look(world, release_id)).final:
+def watch_to_the_end(world, release_id):
+    while not (judgement := watch.look(world, release_id)).final:
         time.sleep(1)
     return judgement
 
@@ -148,17 +148,17 @@ def test_no_answer_fails_from_start_through_promotion_and_guard_to_rollback(
         with phase("start"):
             release_id = release(world, 2)
         with phase("watch"):
-            judgement = watch(world, release_id)
+            judgement = watch_to_the_end(world, release_id)
         assert judgement.verdict is Verdict.PASS, judgement.reason
         with phase("promote"):
             steps.promote(world, release_id, announce=alerts.append)
         assert versions(world) == {"canary": 2, "stable-1": 2, "stable-2": 2}
         with phase("guard"):
-            judgement = watch(world, release_id)
+            judgement = watch_to_the_end(world, release_id)
         assert judgement.verdict is Verdict.PASS, judgement.reason
         assert steps.settle(world, release_id, announce=alerts.append) == "promoted"
         with phase("rollback"):
-            steps.rollback(world, 1, plan=PLAN, why="test", requested_by="test", announce=alerts.append)
+            by_hand.rollback(world, 1, plan=PLAN, why="test", requested_by="test", announce=alerts.append)
         last = httpx.get(f"{config.recommend_url}/1")
         assert set(last.headers["X-Marquee-Version"]) == {"1"}
     assert met.statuses.keys() == {200}
@@ -181,10 +181,10 @@ def test_what_turns_bad_once_all_have_it_gives_way_to_the_version_before(
     first_version(world, alerts)
     with viewers(config, per_second=ASKED_PER_S) as met:
         release_id = release(world, FLAWED)
-        judgement = watch(world, release_id)
+        judgement = watch_to_the_end(world, release_id)
         assert judgement.verdict is Verdict.PASS, judgement.reason
         steps.promote(world, release_id, announce=alerts.append)
-        judgement = watch(world, release_id)
+        judgement = watch_to_the_end(world, release_id)
         assert judgement.verdict is Verdict.FAIL, judgement.reason
         assert "were short" in judgement.reason
         with Phase("revert", met, record_property):
@@ -207,7 +207,7 @@ def test_dead_canary_is_aborted_and_its_users_are_answered_by_stable(
     with viewers(config, per_second=ASKED_PER_S) as met:
         release_id = release(world, 2)
         stack.supervisor.control("stop", "replica-canary")
-        judgement = watch(world, release_id)
+        judgement = watch_to_the_end(world, release_id)
         with Phase("abort", met, record_property):
             steps.abort(world, release_id, announce=alerts.append)
     assert judgement.verdict is Verdict.FAIL
@@ -226,7 +226,7 @@ def test_killed_canary_comes_back_and_the_watch_goes_on(config, world, alerts):
             process for process in psutil.process_iter(["cmdline"]) if listens(process, config.canary_port)
         )
         os.kill(victim.pid, signal.SIGKILL)
-        judgement = watch(world, release_id)
+        judgement = watch_to_the_end(world, release_id)
     assert judgement.verdict is Verdict.PASS, judgement.reason
     assert met.statuses.keys() == {200}
 
@@ -247,7 +247,7 @@ def test_dead_prometheus_neither_promotes_nor_aborts(config, world, stack, alert
     with viewers(config, per_second=ASKED_PER_S):
         release_id = release(world, 2)
         stack.supervisor.control("stop", "prometheus")
-        judgement = watch(world, release_id)
+        judgement = watch_to_the_end(world, release_id)
         assert judgement.verdict is Verdict.INSTRUMENT_BROKEN
         assert "gave no answer" in judgement.reason
         assert steps.outcome(world, release_id) == "ask"
@@ -263,7 +263,7 @@ def test_stack_comes_back_in_the_middle_of_a_watch(config, world, stack, alerts)
     stack.stop()
     assert not stack.is_up()
     stack.start(with_airflow=False)
-    steps.restore(world)
+    keep.restore(world)
     assert world.fleet.running()["canary"].version == 2
     assert "percent=20" in world.router.current()
     assert world.ledger.get(release_id).watch_from == window

@@ -15,7 +15,7 @@ from pipelines.events.grammar import Rating
 from pipelines.local.audience.history import history
 from pipelines.records.tables import tracking
 from pipelines.release import world
-from pipelines.release.ledger import State
+from pipelines.release.entries import State
 from pipelines.release.plan import Plan
 from pipelines.settings import read
 
@@ -82,6 +82,16 @@ def test_next_version_is_trained_on_all_batches(config, log, alerts):
     assert retrain.run(config, run_id="two", announce=alerts.append) == 2
     folder = world.registry(config).export_batches(2, config.var_dir / "looked-at")
     assert len(list(folder.glob("*.parquet"))) == 2
+
+
+def test_the_model_in_an_old_runs_folder_goes_and_its_version_stays(config, log, alerts, monkeypatch):
+    monkeypatch.setattr(retrain, "KEEP_MODELS", 1)
+    retrain.run(config, run_id="one", announce=alerts.append)
+    add_ratings(log, [3, 4, 4, 5] * 20)
+    retrain.run(config, run_id="two", announce=alerts.append)
+    assert [model.parent.name for model in (config.var_dir / "runs").glob("*/model")] == ["two"]
+    assert retrain.run_dir(config, "one").joinpath("report.json").exists()
+    assert (world.registry(config).export(1, config.models_dir) / "model.json").exists()
 
 
 def test_new_data_are_compared_with_those_that_the_serving_model_was_trained_on(config, log, alerts):

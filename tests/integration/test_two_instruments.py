@@ -12,14 +12,9 @@ from pipelines.records.database import connect, migrate
 from pipelines.release.fleet import CANARY_REPLICA, STABLE_REPLICAS
 from pipelines.release.fleet.local import LocalFleet
 from pipelines.release.judge import Verdict, judge
-from pipelines.release.measure import (
-    SETTLED_S,
-    Prometheus,
-    Watched,
-    measure,
-    read_answers,
-)
+from pipelines.release.measure import SETTLED_S, Watched, measure, read_answers
 from pipelines.release.plan import Plan
+from pipelines.release.prometheus import Prometheus
 from pipelines.release.router import Split
 from pipelines.release.world import local_nginx
 from pipelines.settings import read

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from datetime import UTC, datetime
 
@@ -10,10 +11,11 @@ from pipelines import retrain
 from pipelines.data import quarantine
 from pipelines.data.collect import Collected, collect
 from pipelines.data.quarantine import Quarantined
-from pipelines.errors import DataError, Locked, MarqueeError, NothingNew
+from pipelines.errors import DataError, Locked, MarqueeError, NothingNew, TooEarly
 from pipelines.events.sources import FileSource
 from pipelines.release import world
-from pipelines.release.ledger import Ledger, State
+from pipelines.release.entries import State
+from pipelines.release.ledger import Ledger
 from pipelines.release.plan import Plan
 from pipelines.settings import EventSource, read
 
@@ -129,6 +131,51 @@ def test_the_hourly_collect_returns_what_came_or_that_nothing_did(config, tmp_pa
     assert (collected["lines"], collected["partitions"]["0"]["last_offset"]) == (1, 0)
     with pytest.raises(NothingNew, match="no event has come to 'day' since the last time"):
         retrain.collect_new(config, announce=print)
+
+
+@pytest.fixture
+def stream(tmp_path):
+    """Settings under which a log with so many ratings is the stream."""
+
+    def with_ratings(ratings):
+        log = tmp_path / "day.log"
+        lines = [f"2022-11-14T12:24,{user},GET /rate/heat+1995=4\n" for user in range(1, ratings + 1)]
+        log.write_text("".join(lines))
+        return read(
+            _env_file=None,
+            var_dir=tmp_path,
+            event_source=EventSource.FILE,
+            event_file=log,
+            min_holdout=5,
+            holdout_share=0.1,
+        )
+
+    return with_ratings
+
+
+@pytest.mark.parametrize("ratings", [0, 49])
+def test_a_first_training_by_itself_waits_for_enough_ratings_to_be_judged_by(registered, stream, ratings):
+    registered()
+    with pytest.raises(TooEarly, match=f"^{ratings} ratings have come so far; a first version takes 50, so"):
+        retrain.collect(stream(ratings), announce=print, first_waits=True)
+
+
+def test_a_first_training_begins_with_enough_ratings(registered, stream):
+    registered()
+    stream(49)
+    with pytest.raises(TooEarly):
+        retrain.collect(stream(49), announce=print, first_waits=True)
+    assert retrain.collect(stream(50), announce=print, first_waits=True)["lines"] == 1
+
+
+def test_who_asks_for_a_first_training_gets_it_with_what_there_is(registered, stream):
+    registered()
+    assert retrain.collect(stream(1), announce=print)["lines"] == 1
+
+
+def test_a_training_after_the_first_waits_for_nothing(registered, stream):
+    registered(v1={"format": TODAY, "provenance": {"batches": ["day~1-0-000000000000-000000000000.parquet"]}})
+    assert retrain.collect(stream(2), announce=print, first_waits=True)["lines"] == 2
 
 
 def test_what_the_newest_version_was_trained_on_is_not_new(config, registered):
@@ -285,3 +332,23 @@ def test_a_model_that_left_no_profile_of_its_data_is_not_compared_with(config, m
 def test_without_a_serving_model_there_is_nothing_to_compare_with(config, monkeypatch):
     monkeypatch.setattr(retrain, "serving_model", lambda config: None)
     assert retrain.reference(config).startswith("no model serves")
+
+
+def test_models_of_old_runs_go_and_what_was_said_of_them_stays(config):
+    for age in range(4):
+        folder = retrain.run_dir(config, f"run-{age}")
+        (folder / "model").mkdir(parents=True)
+        (folder / "model" / "factors.npy").touch()
+        (folder / "report.json").touch()
+        os.utime(folder / "model", (1_000 - age, 1_000 - age))
+    retrain.forget_models(config, keep=2)
+    runs = config.var_dir / "runs"
+    assert sorted(model.parent.name for model in runs.glob("*/model")) == ["run-0", "run-1"]
+    assert len(list(runs.glob("*/report.json"))) == 4
+
+
+def test_no_model_goes_while_there_are_few(config):
+    retrain.forget_models(config, keep=2)
+    (retrain.run_dir(config, "one") / "model").mkdir(parents=True)
+    retrain.forget_models(config, keep=2)
+    assert (retrain.run_dir(config, "one") / "model").is_dir()

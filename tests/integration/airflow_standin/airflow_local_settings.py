@@ -9,8 +9,8 @@ import standin_upkeep
 
 sys.modules["pipelines.retrain"] = standin_retrain
 sys.modules["pipelines.audit.upkeep"] = standin_upkeep
-sys.modules["pipelines.release.steps"] = standin_release
-sys.modules["pipelines.release.world"] = standin_release
+for name in ("by_hand", "steps", "watch", "world"):
+    sys.modules[f"pipelines.release.{name}"] = standin_release
 
 
 def task_policy(task):

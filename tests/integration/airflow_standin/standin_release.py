@@ -1,4 +1,4 @@
-"""Stands in for ``pipelines.release.steps`` and ``pipelines.release.world``.
+"""Stands in for ``by_hand``, ``steps``, ``watch`` and ``world`` of ``pipelines.release``.
 
 The state of the one release is kept in a file, as the real one is in the ledger; what looks see is scripted.
 """

@@ -15,7 +15,7 @@ def _line(call, tell):
     return line(call)
 
 
-def collect(config, *, announce):
+def collect(config, *, announce, first_waits):
     return play("collect")
 
 

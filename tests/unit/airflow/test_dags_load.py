@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import ParamValidationError
 from marquee_airflow import training
 from marquee_airflow.defaults import announce_failure
 from marquee_airflow.timetables import ANCHOR
-from pipelines.release.ledger import State
+from pipelines.release.entries import State
 from pipelines.settings import PROJECT_DIR, FleetKind, read
 
 DAG_IDS = {"collect", "retrain", "release", "rollback", "steer", "housekeeping", "fire_drill"}
@@ -202,8 +202,9 @@ def test_the_form_of_a_drill_takes_known_faults_and_minutes(bag, name, value, ac
 def test_housekeeping_looks_before_it_archives_every_ten_minutes(bag):
     housekeeping = bag.dags["housekeeping"]
     assert order(housekeeping) == {
-        "watch_receipts": {"archive_receipts"},
+        "watch_receipts": {"archive_receipts", "thin_looks"},
         "archive_receipts": set(),
+        "thin_looks": set(),
         "watch_alarms": set(),
     }
     assert housekeeping.timetable.expression == "*/10 * * * *"

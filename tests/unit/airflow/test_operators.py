@@ -11,7 +11,7 @@ from marquee_airflow.forms import hours, why
 from marquee_airflow.operators import AskOperator, SteerOperator
 from marquee_airflow.triggers import Question
 from pipelines.errors import ReleaseError
-from pipelines.release import steps
+from pipelines.release import by_hand, steps
 
 ANSWERS = {"promote now": "approve", "extend": "extend", "take away": "abort"}
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -35,7 +35,7 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     here = World()
     monkeypatch.setattr(operators, "here", lambda: here)
-    monkeypatch.setattr(steps, "intervene", here.intervene)
+    monkeypatch.setattr(by_hand, "intervene", here.intervene)
     monkeypatch.setattr(steps, "ask", lambda world, release_id, announce: here.seen.append("told"))
     monkeypatch.setattr(operators, "upsert_hitl_detail", lambda **question: here.seen.append(question))
     return here
@@ -143,7 +143,7 @@ def test_an_answer_that_comes_too_late_is_skipped_and_says_so(world, monkeypatch
     def too_late(*_: Any, **__: Any) -> None:
         raise ReleaseError("release 7 is promoting and cannot become aborting")
 
-    monkeypatch.setattr(steps, "intervene", too_late)
+    monkeypatch.setattr(by_hand, "intervene", too_late)
     with pytest.raises(AirflowSkipException, match="release 7 is promoting"):
         steering().execute_complete(CONTEXT, event("take away", why="", hours=1))
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.audit import alarms
 from pipelines.audit.alarms import Alarm, Told, decide, look, silent, watch_alarms
-from pipelines.release.measure import Prometheus
+from pipelines.release.prometheus import Prometheus
 from pipelines.settings import read
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pipelines.audit.decisions import behind, in_force, phase_at
-from pipelines.release.ledger import Release, State
+from pipelines.release.entries import Release, State
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from pipelines.audit.story import tell
 from pipelines.errors import MarqueeError, NoReceipt
 from pipelines.records.database import naive_utc
 from pipelines.records.tables import releases
-from pipelines.release.ledger import State
+from pipelines.release.entries import State
 
 ID = "a" * 32
 

@@ -11,7 +11,7 @@ from pipelines.audit.radius import blast_radius
 from pipelines.data import quarantine
 from pipelines.data.batches import Batch
 from pipelines.data.quarantine import Quarantined, Span
-from pipelines.release.ledger import State
+from pipelines.release.entries import State
 
 SPAN = Span("movielog4", 1, 0, 100, 149)
 

@@ -13,10 +13,11 @@ from pipelines.audit.upkeep import (
     decide,
     look,
     oldest_waiting,
+    thin_looks,
     watch_receipts,
 )
 from pipelines.records.lookup import Lost
-from pipelines.release.measure import Prometheus
+from pipelines.release.prometheus import Prometheus
 from pipelines.settings import read
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -165,6 +166,13 @@ def test_a_run_tells_remembers_and_says_whether_the_database_answers(tmp_path, w
     for _ in range(2):
         assert watch_receipts(config, announce=told.append, now=NOON + timedelta(hours=1))
     assert [alert.title for alert in told] == ["Marquee: receipts wait for the database"]
+
+
+def test_looks_keep_their_figures_for_as_long_as_the_settings_say(tmp_path, monkeypatch):
+    limits = []
+    monkeypatch.setattr("pipelines.release.ledger.Ledger.thin_looks", lambda _, before: limits.append(before))
+    thin_looks(read(_env_file=None, var_dir=tmp_path, looks_keep_days=7), now=NOON)
+    assert limits == [NOON - timedelta(days=7)]
 
 
 def test_receipts_older_than_the_setting_leave_the_database(tmp_path, write):

@@ -12,7 +12,7 @@ from pipelines.containers import gauges
 from pipelines.containers.gauges import Gauges, wanted
 from pipelines.errors import MarqueeError
 from pipelines.records.database import migrate
-from pipelines.release.ledger import State
+from pipelines.release.entries import State
 from pipelines.settings import read
 
 EVENTS = "2026-11-22T12:00:00,1,GET /rate/heat+1995=4\n" * 3

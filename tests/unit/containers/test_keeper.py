@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pipelines.containers import keeper
-from pipelines.containers.keeper import Duty, Mender, Starter, killed
+from pipelines.containers.keeper import REGISTRY, Duty, Mender, Starter, killed
 
 NOW_S = datetime(2026, 3, 2, 10, tzinfo=UTC).timestamp()
 DIED = "2026-03-02T09:59:50.250000000Z"
@@ -216,10 +216,21 @@ def test_duty_that_has_never_gone_well_is_not_well():
     assert not duty.is_well()
 
 
+def test_prometheus_is_told_whether_a_duty_goes_well():
+    def well():
+        return REGISTRY.get_sample_value("marquee_keeper_well", {"duty": "told"})
+
+    stop = threading.Event()
+    duty = Duty("told", stop.set, every_s=0.0, patience_s=10.0)
+    assert well() == 0
+    duty.run(stop)
+    assert well() == 1
+
+
 def test_world_that_cannot_be_made_yet_is_made_later(monkeypatch):
     """As long as the database is away."""
     made, kept = iter([Trouble("away"), "world"]), []
-    monkeypatch.setattr(keeper.steps, "keep", lambda world: kept.append(world) or [])
+    monkeypatch.setattr(keeper.keep, "keep", lambda world: kept.append(world) or [])
 
     def make():
         if isinstance(found := next(made), Exception):
