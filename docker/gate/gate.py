@@ -31,6 +31,7 @@ TASK = "marquee.task"
 VERSION = "marquee.version"
 
 REPLICAS = ("stable-1", "stable-2", "canary", "shadow")
+NGINX = ("nginx", "nginx-spare")
 VOLUMES = ("state", "spool", "recents", "shadow")
 """Named volumes of the project that may be mounted: not the databases', not Airflow's."""
 NETWORKS = ("marquee",)
@@ -325,10 +326,10 @@ def see_container(rule: Rule, container: Container, query: Mapping[str, str], po
     service = container.labels.get(SERVICE)
     if container.labels.get(PROJECT) != policy.project:
         raise refused(f"{rule.method} on {container.name}, of another project", f"project {policy.project}")
-    says = container.is_deployed or (rule.need is Need.SAYS and service == "nginx")
+    says = container.is_deployed or (rule.need is Need.SAYS and service in NGINX)
     if rule.need in {Need.DEPLOYED, Need.SAYS} and not says:
         raise refused(f"{rule.method} {rule.path} of {container.name} (service {service})", rule.need)
-    if rule.need is Need.NGINX and (service != "nginx" or query.get("signal") not in {"HUP", "SIGHUP"}):
+    if rule.need is Need.NGINX and (service not in NGINX or query.get("signal") not in {"HUP", "SIGHUP"}):
         raise refused(f"kill of {container.name} with signal {query.get('signal', 'KILL')[:20]!r}", rule.need)
     if rule.need is Need.REPLICA:
         own = f"{policy.project}-{service}-1"

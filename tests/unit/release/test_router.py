@@ -15,9 +15,10 @@ from pipelines.release.router.local import LocalNginx, find_nginx
 STABLE = ("127.0.0.1:8091", "127.0.0.1:8092")
 CANARY = "127.0.0.1:8093"
 SHADOW = "127.0.0.1:8095"
+TWO_SPLITS = f"{fingerprint(Split(STABLE))} / {fingerprint(Split(STABLE, CANARY, 20))}"
 
 
-PLACE = Place(listen="127.0.0.1:8082", itself="127.0.0.1:8082", failures="failures.log")
+PLACE = Place(listens=("127.0.0.1:8082",), itself="127.0.0.1:8082", failures="failures.log")
 
 
 def rendered(split: Split, **place) -> str:
@@ -108,7 +109,7 @@ def test_the_fingerprint_tells_the_whole_split(split):
     assert split_of(fingerprint(split)) == split
 
 
-@pytest.mark.parametrize("said", ["", "502 Bad Gateway", "canary=none percent=x stable=a:1"])
+@pytest.mark.parametrize("said", ["", "502 Bad Gateway", "canary=none percent=x stable=a:1", TWO_SPLITS])
 def test_what_names_no_split_is_refused(said):
     with pytest.raises(RouterError, match="is the stack up"):
         split_of(said)
