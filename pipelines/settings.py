@@ -278,7 +278,7 @@ class Settings(BaseSettings):
     nginx_dir: Path | None = None
     """Folder of NGINX's configuration; empty: `nginx` in the run-time folder."""
     nginx_status_at: str = ""
-    """host:port where NGINX says which split it follows; empty: that of the one-machine stack."""
+    """host:port where each NGINX says which split it follows, comma-separated; one-machine stack: empty."""
     recommend_at: str = ""
     """Address viewers ask, without the user id, as the audience sees it; empty: NGINX of this machine."""
     airflow_at: str = ""

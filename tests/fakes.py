@@ -2,11 +2,13 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import numpy as np
@@ -89,49 +91,62 @@ class FakeRouter:
 
 @dataclass
 class FakeNginx:
-    """NGINX in a container, as Docker and its own status page show it; reads ``file`` when it gets a HUP."""
+    """Both NGINX, as Docker and their status pages show them; they read ``file`` when they get a HUP."""
 
     file: Path
-    runs: bool = True
+    running: set[str] = field(default_factory=lambda: {"nginx", "nginx-spare"})
+    """Who runs, by service."""
+    deaf: str = ""
+    """Who runs and takes no signal."""
     rejected: int = 0
     """HTTP status with which Docker answers who sends the signal; 0: it arrives."""
     refuses: str = ""
-    """What it says of configurations with this in them, instead of following them."""
+    """What they say of configurations with this in them, instead of following them."""
     signals: list[str] = field(default_factory=list)
+    """As ``HUP to nginx``."""
     old_workers_answer: int = 0
-    """How many of the next questions its old workers answer, after a first one by the new."""
+    """How many of the next questions old workers answer, after a first one by the new."""
     base_url: str = "http://docker.test"
-    _follows: str = ""
-    _before: str = ""
-    _asked: int = 0
+    _follows: dict[str, str] = field(default_factory=dict)
+    _before: dict[str, str] = field(default_factory=dict)
+    _asked: Counter[str] = field(default_factory=Counter)
     _log: list[tuple[float, str]] = field(default_factory=list)
 
-    def containers(self, filters: dict[str, list[str]]) -> list[dict[str, str]]:
-        assert filters["label"] == ["com.docker.compose.project=test", "com.docker.compose.service=nginx"]
-        return [{"Id": "abc"}] if self.runs else []
+    def containers(self, filters: dict[str, list[str]]) -> list[dict[str, Any]]:
+        assert filters["label"] == ["com.docker.compose.project=test"]
+        services = {service: {"com.docker.compose.service": service} for service in ("mysql", *self.running)}
+        return [{"Id": service, "Labels": labels} for service, labels in services.items()]
 
-    def kill(self, container: str, signal: str) -> None:
+    def start(self, service: str) -> None:
+        self.running.add(service)
+        self._follows[service] = self.file.read_text()
+
+    def kill(self, service: str, signal: str) -> None:
         if self.rejected:
             answer = SimpleNamespace(status_code=self.rejected, url=self.base_url, reason="no")
             raise APIError("not running", response=answer)
-        self.signals.append(signal)
+        self.signals.append(f"{signal} to {service}")
         text = self.file.read_text()
         if self.refuses and self.refuses in text:
             self._log.append((time.time(), f"[emerg] 1#1: invalid {self.refuses}"))
-        else:
-            self._before, self._follows, self._asked = self._follows, text, 0
+        elif service != self.deaf:
+            self._before[service], self._follows[service] = self._follows.get(service, ""), text
+            self._asked[service] = 0
 
     def logs(self, container: str, *, stdout: bool, since: float) -> bytes:
         return "\n".join(line for at_s, line in self._log if at_s >= since).encode()
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
-        """Answer as its status page."""
-        self._asked += 1
-        is_old = 1 < self._asked <= 1 + self.old_workers_answer
-        text = self._before if is_old else self._follows
+        """Answer as the status page of the one that is asked."""
+        service = request.url.host
+        if service not in self.running:
+            raise httpx.ConnectError("refused", request=request)
+        self._asked[service] += 1
+        is_old = 1 < self._asked[service] <= 1 + self.old_workers_answer
+        text = (self._before if is_old else self._follows).get(service, "")
         digest = re.search(r'Configuration "(\w+)"', text)
-        if not self.runs or not digest:
-            return httpx.Response(404)
+        if not digest:
+            return httpx.Response(502)
         said = re.search(r'return 200 "(canary=.*)\\n"', text)
         return httpx.Response(200, text=said[1], headers={"X-Marquee-Configuration": digest[1]})
 

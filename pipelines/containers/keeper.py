@@ -9,7 +9,8 @@ in threads of their own, so that one that is in trouble does not keep the other 
 What a person stopped stays stopped. `docker compose stop` of what does not end in time looks in a container's
 state like a kill (exit code 137 both); Docker's events tell them apart, for the 256 latest that it remembers.
 What died before that stays as it is, and the log says so. Replicas are the exception: they belong to the
-ledger, and one that it wants is started whoever stopped it.
+ledger, and one that it wants is started whoever stopped it. So is what shares another container's network and
+could not start because that one did not run yet: after a reboot Docker starts both at once, and tries once.
 
 Nobody keeps the keeper, nor the gate through which it reaches Docker, after a `docker kill` of just these:
 alerts tell of it, and `docker compose up -d` starts both.
@@ -87,6 +88,8 @@ class Killed:
     lived_s: float
     why_not: str
     """Why it stays as it is; empty: it is to be started."""
+    lives_in: str = ""
+    """Id of the container whose network it shares, and which has to run first; empty: it has its own."""
 
     @property
     def is_replica(self) -> bool:
@@ -95,7 +98,7 @@ class Killed:
 
 
 def killed(inspected: Sequence[Told], events: Sequence[Told], *, now_s: float) -> list[Killed]:
-    """Return who was killed, oldest death first; touches nothing.
+    """Return who was killed, oldest death first, and who lives in another's network last; touches nothing.
 
     Left out are one-shots, whose restart policy is "no", containers with which a release is about to replace
     others, and deaths younger than `SETTLED_S`.
@@ -106,14 +109,15 @@ def killed(inspected: Sequence[Told], events: Sequence[Told], *, now_s: float) -
         now_s: Unix time.
     """
     found = [_killed(each, events) for each in inspected if _may_be_started(each)]
-    return sorted((one for one in found if now_s - one.died_s >= SETTLED_S), key=lambda one: one.died_s)
+    settled = [one for one in found if now_s - one.died_s >= SETTLED_S]
+    return sorted(settled, key=lambda one: (bool(one.lives_in), one.died_s))
 
 
 def _may_be_started(container: Told) -> bool:
     state = container["State"]
     policy = container["HostConfig"]["RestartPolicy"]["Name"]
-    was_killed = state["Status"] == "exited" and state["ExitCode"] == KILLED
-    return was_killed and policy not in ("", "no") and not container["Name"].endswith("-next")
+    is_dead = state["Status"] == "exited" and (state["ExitCode"] == KILLED or _came_too_early(container))
+    return is_dead and policy not in ("", "no") and not container["Name"].endswith("-next")
 
 
 def _killed(container: Told, events: Sequence[Told]) -> Killed:
@@ -122,7 +126,10 @@ def _killed(container: Told, events: Sequence[Told]) -> Killed:
     own = [each["Action"] for each in events if each["Actor"]["ID"] == container["Id"]]
     since_death = own[len(own) - own[::-1].index("die") :] if "die" in own else None
     why_not = ""
-    if since_death is None:
+    if _came_too_early(container):
+        # Who stopped it before does not matter: it was to start since.
+        pass
+    elif since_death is None:
         why_not = "it died before what Docker remembers; `docker compose up -d` starts it"
     elif "stop" in since_death:
         why_not = "it was stopped, and did not end in time; `docker compose start` starts it"
@@ -133,7 +140,17 @@ def _killed(container: Told, events: Sequence[Told]) -> Killed:
         died_s=died_s,
         lived_s=died_s - started_s,
         why_not=why_not,
+        lives_in=_lives_in(container),
     )
+
+
+def _lives_in(container: Told) -> str:
+    kind, _, owner = container["HostConfig"]["NetworkMode"].partition(":")
+    return owner if kind == "container" else ""
+
+
+def _came_too_early(container: Told) -> bool:
+    return bool(_lives_in(container) and container["State"]["Error"])
 
 
 def _unix_s(text: str) -> float:
@@ -170,10 +187,11 @@ class Starter:
     def _asked(self, client: APIClient) -> tuple[list[Told], list[Told]]:
         filters = {"label": [f"{_PROJECT}={self._config.compose_project}"]}
         inspected: list[Told] = []
-        for each in client.containers(all=True, filters=filters | {"exited": [str(KILLED)]}):
+        for each in client.containers(all=True, filters=filters | {"status": ["exited"]}):
             # It may have been removed since it was listed.
             with suppress(APIError):
-                inspected.append(client.inspect_container(each["Id"]))
+                if f"({KILLED})" in each["Status"] or _lives_in(each):
+                    inspected.append(client.inspect_container(each["Id"]))
         if not inspected:
             return [], []
         wanted = filters | {"type": ["container"], "event": ["die", "stop"]}
@@ -189,6 +207,8 @@ class Starter:
 
     def _start(self, client: APIClient, one: Killed) -> None:
         try:
+            if one.lives_in and not client.inspect_container(one.lives_in)["State"]["Running"]:
+                return
             if one.is_replica:
                 # While a release moves replicas none of them is touched.
                 with converging(self._config.models_dir, patience_s=0):

@@ -123,7 +123,7 @@ def _containers(config: Settings, docker: "Callable[[], APIClient] | None") -> t
     nginx = DockerNginx(
         client,
         config.nginx_dir or config.var_dir / "nginx",
-        status_at=config.nginx_status_at,
+        status_at=config.nginx_status_at.split(","),
         project=config.compose_project,
         max_requests_per_s=config.max_requests_per_s,
     )

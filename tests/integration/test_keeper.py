@@ -10,6 +10,7 @@ import uuid
 import httpx
 import pytest
 from docker import APIClient
+from docker.errors import APIError
 
 from pipelines.containers.keeper import METRICS_PORT, Starter
 from pipelines.release.world import converging
@@ -36,6 +37,12 @@ services:
   one-shot:
     <<: *service
     restart: "no"
+  door: *service
+  nginx:
+    <<: *service
+    init: false
+    network_mode: service:door
+    pid: service:door
 """
 
 
@@ -180,3 +187,21 @@ def test_keeper_starts_what_was_killed_and_counts_it_and_ends_when_told(project,
     finally:
         keeper.kill()
         keeper.wait()
+
+
+def test_who_dies_with_another_comes_back_after_it(project):
+    project.kill("door")
+    starter = project.starter()
+    wait_until(lambda: starter.look() or (project.runs("door") and project.runs("nginx")), "both are back")
+    assert project.state("nginx")["StartedAt"] > project.state("door")["StartedAt"]
+
+
+def test_who_started_before_another_as_after_a_reboot_is_started_again(project):
+    project.compose("stop", "nginx", "door")
+    with pytest.raises(APIError, match="cannot join network of a non running container"):
+        project.docker.start(project.name("nginx"))
+    starter = project.starter()
+    look_again_and_again(starter, for_s=2.0)
+    assert not project.runs("nginx"), "there is nothing to live in"
+    project.docker.start(project.name("door"))
+    wait_until(lambda: starter.look() or project.runs("nginx"), "it is back")

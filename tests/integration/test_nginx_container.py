@@ -1,8 +1,11 @@
-"""NGINX as a container, before replicas that are containers: killed, replaced, not there."""
+"""Two NGINX behind one door, before replicas that are containers: killed, replaced, not there."""
 
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,7 +15,7 @@ import pytest
 
 from pipelines.errors import RouterError
 from pipelines.release.router import Split, fingerprint
-from pipelines.release.router.docker import DockerNginx
+from pipelines.release.router.docker import SERVICES, DockerNginx
 from pipelines.settings import PROJECT_DIR, read
 from tests.viewers import viewers
 
@@ -20,6 +23,8 @@ STABLE = ("stable-1:8000", "stable-2:8000")
 CANARY = "canary:8000"
 USERS = 1_000
 PER_SECOND = 100
+AT_ONCE = 16
+KILLS = 3
 PATIENCE_S = 30
 # A dead container's address swallows packets for up to 2 s. Who meets it waits 100 ms (p99 of a quiet
 # machine: 105 ms), not the second after which Linux sends the first packet again.
@@ -66,7 +71,7 @@ Server(("0.0.0.0", 8000), Handler).serve_forever()
 
 
 class Stack:
-    """A network with NGINX, and the replicas that a test puts into it."""
+    """A network with both NGINX, and the replicas that a test puts into it."""
 
     def __init__(self, engine: docker.APIClient, folder: Path) -> None:
         self.engine, self.project = engine, f"marquee-test-router-{uuid4().hex[:8]}"
@@ -79,38 +84,58 @@ class Stack:
         ):
             assert "error" not in line, line["error"]
         engine.create_network(self.project, labels=self.labels)
-        self.nginx = self._run(
+        # All three as docker-compose.yaml has them.
+        self.door = self._run(
+            REPLICA_IMAGE,
+            "door",
+            command=["sleep", "infinity"],
+            host_config=engine.create_host_config(init=True, port_bindings={8082: ("127.0.0.1",)}),
+            ports=[8082],
+        )
+        self.find_ports()
+        self.nginx = {service: self._run_nginx(service) for service in SERVICES}
+        for service in SERVICES:
+            wait_for(lambda service=service: self.answers(service))
+
+    def find_ports(self) -> None:
+        """A container that starts anew is published anew."""
+        self.port = int(self.engine.port(self.door, 8082)[0]["HostPort"])
+        # Past Docker's proxy, which would accept for who is dead.
+        address = self.address(self.door)
+        self.status_at = {"nginx": f"{address}:8083", "nginx-spare": f"{address}:8084"}
+
+    def _run_nginx(self, service: str) -> str:
+        made = self.engine.create_container(
             self.project,
-            "nginx",
-            host_config=engine.create_host_config(
-                # As docker-compose.yaml has it.
+            command=["-c", "/etc/nginx/spare.conf"] if service == "nginx-spare" else [],
+            name=f"{self.project}-{service}",
+            labels=self.labels | {"com.docker.compose.service": service},
+            host_config=self.engine.create_host_config(
+                network_mode=f"container:{self.door}",
+                pid_mode=f"container:{self.door}",
                 restart_policy={"Name": "always"},
                 read_only=True,
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges:true"],
                 tmpfs={"/tmp": "mode=1777,size=32m"},
-                binds=[f"{folder}:/etc/marquee-nginx:ro"],
-                port_bindings={8082: ("127.0.0.1",), 8083: ("127.0.0.1",)},
+                binds=[f"{self.folder}:/etc/marquee-nginx:ro"],
             ),
-            ports=[8082, 8083],
-        )
-        self.find_ports()
-        wait_for(self.answers)
+        )["Id"]
+        self.engine.start(made)
+        return made
 
-    def find_ports(self) -> None:
-        """A container that starts anew is published anew."""
-        self.port, self.status_port = (
-            int(self.engine.port(self.nginx, port)[0]["HostPort"]) for port in (8082, 8083)
-        )
-
-    def answers(self) -> bool:
+    def answers(self, service: str) -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{self.status_port}/healthz").status_code == 200
+            return httpx.get(f"http://{self.status_at[service]}/healthz").status_code == 200
         except httpx.HTTPError:
             return False
 
+    def follows(self, service: str) -> str:
+        """Return what one NGINX alone says of its split."""
+        return httpx.get(f"http://{self.status_at[service]}/split").text.strip()
+
     def router(self, **options: int) -> DockerNginx:
-        status_at = f"127.0.0.1:{self.status_port}"
+        status_at = tuple(self.status_at.values())
         return DockerNginx(
             lambda: self.engine, self.folder, status_at=status_at, project=self.project, **options
         )
@@ -120,7 +145,7 @@ class Stack:
 
     def viewers(self):
         config = read(recommend_at=f"http://127.0.0.1:{self.port}/recommend")
-        return viewers(config, per_second=PER_SECOND, at_once=16)
+        return viewers(config, per_second=PER_SECOND, at_once=AT_ONCE)
 
     def replica(self, alias: str, **environment: str) -> str:
         """Start one more container that answers to ``alias``; returns its id when it does."""
@@ -137,13 +162,15 @@ class Stack:
 
     def asked(self, container: str) -> list[str] | None:
         """Return what a replica was asked; None: it does not answer."""
-        about = self.engine.inspect_container(container)
-        address = about["NetworkSettings"]["Networks"][self.project]["IPAddress"]
         try:
-            answer = httpx.get(f"http://{address}:8000/asked", timeout=1.0)
+            answer = httpx.get(f"http://{self.address(container)}:8000/asked", timeout=1.0)
         except httpx.HTTPError:
             return None
         return [path for path in answer.text.split(",") if path]
+
+    def address(self, container: str) -> str:
+        about = self.engine.inspect_container(container)
+        return about["NetworkSettings"]["Networks"][self.project]["IPAddress"]
 
     def find(self, alias: str) -> str:
         """Return the id of the replica that answers to ``alias``."""
@@ -156,7 +183,7 @@ class Stack:
         found = self.engine.containers(
             all=True, filters={"label": f"com.docker.compose.project={self.project}"}
         )
-        return [container["Id"] for container in found if container["Id"] != self.nginx]
+        return [each["Id"] for each in found if each["Id"] not in (self.door, *self.nginx.values())]
 
     def _run(self, image: str, service: str, **options: object) -> str:
         aliases = self.engine.create_endpoint_config(aliases=[service])
@@ -171,7 +198,7 @@ class Stack:
         return container
 
     def remove(self) -> None:
-        for container in (*self.replicas(), self.nginx):
+        for container in (*self.replicas(), *self.nginx.values(), self.door):
             self.engine.remove_container(container, force=True)
         self.engine.remove_network(self.project)
         self.engine.remove_image(self.project)
@@ -348,20 +375,88 @@ def test_whoever_asks_too_often_is_told_so_and_only_then(stack):
     assert statuses[200] + statuses[429] == 300
 
 
-def test_nginx_comes_back_after_a_reload_and_follows_its_split(stack):
+@pytest.mark.parametrize("service", SERVICES)
+def test_nginx_comes_back_after_a_reload_and_follows_its_split(stack, service):
     stack.router().apply(Split(STABLE))
-    stack.engine.exec_start(stack.engine.exec_create(stack.nginx, ["nginx", "-s", "stop"]))
-    wait_for(lambda: stack.engine.inspect_container(stack.nginx)["RestartCount"] == 1)
+    nginx = stack.nginx[service]
+    stack.engine.exec_start(stack.engine.exec_create(nginx, ["nginx", "-s", "stop"]))
+    wait_for(lambda: stack.engine.inspect_container(nginx)["RestartCount"] == 1)
+    wait_for(lambda: stack.answers(service))
+    assert stack.follows(service) == fingerprint(Split(STABLE))
+    assert set(asked(stack, range(20)).values()) == {"stable-1", "stable-2"}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_only_what_was_in_flight_fails_when_one_nginx_of_two_is_killed(stack, record_property, service):
+    with stack.viewers() as met:
+        for _ in range(KILLS):
+            time.sleep(1)
+            stack.engine.kill(stack.nginx[service])
+            time.sleep(1)
+            stack.engine.start(stack.nginx[service])
+            wait_for(lambda: stack.answers(service))
+    tell(record_property, met)
+    # Away for a second and more each time: alone it would have failed a hundred.
+    assert met.failed <= AT_ONCE * KILLS, met.statuses
+    assert not {status for status in met.statuses if isinstance(status, int)} - {200}, met.statuses
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_split_comes_into_force_while_one_nginx_is_dead_and_with_it_when_it_is_back(stack, service):
+    stack.engine.kill(stack.nginx[service])
+    (alive,) = {*SERVICES} - {service}
+    stack.router().apply(Split(STABLE))
+    assert stack.router().current() == stack.follows(alive) == fingerprint(Split(STABLE))
+    stack.engine.start(stack.nginx[service])
+    wait_for(lambda: stack.answers(service))
+    assert stack.follows(service) == fingerprint(Split(STABLE))
+
+
+def test_an_nginx_that_has_just_started_answers_at_once(stack):
+    """It knows no replica's address yet; who is first to ask must not be told so."""
+    stack.engine.kill(stack.nginx["nginx-spare"])
+    first = []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for _ in range(KILLS):
+            stack.engine.kill(stack.nginx["nginx"])
+            waiting = [pool.submit(first_answer, stack.port) for _ in range(AT_ONCE)]
+            stack.engine.start(stack.nginx["nginx"])
+            first += [answer.result() for answer in waiting]
+    stack.engine.start(stack.nginx["nginx-spare"])
+    assert first == [200] * AT_ONCE * KILLS
+
+
+def first_answer(port: int) -> int:
+    """Ask until somebody is there; returns the status of the first answer."""
+    while True:
+        with (
+            suppress(OSError, HTTPException),
+            closing(HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)) as connection,
+        ):
+            connection.request("GET", "/recommend/1", headers={"Connection": "close"})
+            with connection.getresponse() as answer:
+                return answer.status
+
+
+def test_both_die_with_the_door(stack):
+    """Else they would go on in a network that is no more, and nobody would start them again."""
+    stack.engine.kill(stack.door)
+    time.sleep(2)
+    states = [stack.engine.inspect_container(each)["State"] for each in stack.nginx.values()]
+    for each in (stack.door, *stack.nginx.values()):
+        stack.engine.start(each)
     stack.find_ports()
-    wait_for(lambda: stack.router().current() == fingerprint(Split(STABLE)))
-    wait_for(lambda: set(asked(stack, range(20)).values()) == {"stable-1", "stable-2"})
+    wait_for(lambda: all(map(stack.answers, SERVICES)))
+    assert not any(state["Running"] for state in states)
+    assert asked(stack, range(20))
 
 
 def test_what_is_written_while_nginx_is_away_is_followed_when_it_starts(stack):
-    stack.engine.stop(stack.nginx, timeout=10)
+    for nginx in stack.nginx.values():
+        stack.engine.stop(nginx, timeout=10)
     stack.router().apply(Split(STABLE))
-    stack.engine.start(stack.nginx)
-    stack.find_ports()
+    for nginx in stack.nginx.values():
+        stack.engine.start(nginx)
     wait_for(lambda: stack.router().current() == fingerprint(Split(STABLE)))
 
 

@@ -15,7 +15,7 @@ TASK = "marquee.task"
 """Labels of containers: whose it is, what it is for, and that it is a training."""
 
 REPLICAS = ("stable-1", "stable-2", "canary", "shadow")
-DOORS = ("nginx",)
+NGINX = ("nginx", "nginx-spare")
 """Services that may be sent HUP and heard: one more NGINX is one more name here."""
 VOLUMES = ("state", "spool", "recents", "shadow")
 """Named volumes of the project that may be mounted: not the databases', not Airflow's."""

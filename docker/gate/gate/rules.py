@@ -20,7 +20,7 @@ class Need(StrEnum):
     DEPLOYED = "a replica or a training of the project"
     SAYS = "a replica, a training or NGINX of the project"
     REPLICA = "a replica of the project, and a name of its own"
-    DOOR = "NGINX of the project, and signal HUP"
+    NGINX = "NGINX of the project, and signal HUP"
     CREATE = "a replica or a training that `create` has nothing against"
     BUILD = "an image of a version (tag vN), of the runtime and the model that is sent; it gets no network"
     IMAGE = "an image that containers may be made of, or any by its id"
@@ -72,7 +72,7 @@ RULES = (
     Rule("POST", "/containers/{container}/wait", Need.DEPLOYED, "", "the end of a training"),
     Rule("POST", "/containers/{container}/rename", Need.REPLICA, "name", "start first, then stop"),
     Rule("DELETE", "/containers/{container}", Need.DEPLOYED, "v force link", "what was replaced; orphans"),
-    Rule("POST", "/containers/{container}/kill", Need.DOOR, "signal", "NGINX reads its configuration again"),
+    Rule("POST", "/containers/{container}/kill", Need.NGINX, "signal", "NGINX reads its configuration again"),
     Rule("POST", "/build", Need.BUILD, "t q nocache rm forcerm pull labels", "an image of each version"),
     Rule("GET", "/images/json", Need.LISTING, "all filters only_ids", "which versions are packed"),
     Rule("GET", "/images/{image}/json", Need.IMAGE, "", "id and labels of an image"),

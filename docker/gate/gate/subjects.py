@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gate.policy import DOORS, PROJECT, REPLICAS, SERVICE, TASK, Policy
+from gate.policy import NGINX, PROJECT, REPLICAS, SERVICE, TASK, Policy
 from gate.refusal import malformed, refused
 from gate.rules import Need, Rule
 from gate.values import are_texts, is_no, read_json
@@ -34,9 +34,9 @@ class Container:
         return self.is_replica or (TASK in self.labels and not self.labels.get(SERVICE))
 
     @property
-    def is_door(self) -> bool:
+    def is_nginx(self) -> bool:
         """Whether it is an NGINX."""
-        return self.labels.get(SERVICE) in DOORS
+        return self.labels.get(SERVICE) in NGINX
 
 
 def container_of(described: dict[str, Any]) -> Container:
@@ -53,13 +53,13 @@ def see_container(rule: Rule, container: Container, query: Mapping[str, str], po
         raise refused(f"{rule.method} {rule.path} of another project's", f"project {policy.project}")
     is_meant = {
         Need.DEPLOYED: container.is_deployed,
-        Need.SAYS: container.is_deployed or container.is_door,
+        Need.SAYS: container.is_deployed or container.is_nginx,
         Need.REPLICA: container.is_replica,
-        Need.DOOR: container.is_door,
+        Need.NGINX: container.is_nginx,
     }
     if not is_meant.get(rule.need, True):
         raise refused(f"{rule.method} {rule.path} of {container.name} (service {service})", rule.need)
-    if rule.need is Need.DOOR and query.get("signal") not in {"HUP", "SIGHUP"}:
+    if rule.need is Need.NGINX and query.get("signal") not in {"HUP", "SIGHUP"}:
         raise refused(f"kill of {container.name} with signal {query.get('signal', 'KILL')[:20]!r}", rule.need)
     own = f"{policy.project}-{service}-1"
     if rule.need is Need.REPLICA and query.get("name") not in {own, f"{own}-next"}:

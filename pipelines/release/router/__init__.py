@@ -4,6 +4,7 @@
 ones. Either arm covers for the other when it is down. Doing the same twice ends in the same state.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,7 +38,10 @@ class Router(Protocol):
         """
 
     def current(self) -> str:
-        """Return the fingerprint of the split in force; empty when NGINX does not answer."""
+        """Return the fingerprint of the split in force; empty when NGINX does not answer.
+
+        While two NGINX follow different splits it is the name of none.
+        """
 
 
 def fingerprint(split: Split) -> str:
@@ -56,14 +60,15 @@ def split_of(text: str) -> Split:
         RouterError: it names none, as when NGINX does not answer.
     """
     named = dict(part.split("=", 1) for part in text.split() if "=" in part)
-    try:
-        return Split(
+    with suppress(KeyError, ValueError):
+        split = Split(
             stable=tuple(named["stable"].split(",")),
             canary=None if named["canary"] == "none" else named["canary"],
             canary_percent=int(named["percent"]),
             shadow=named.get("shadow"),
         )
-    except (KeyError, ValueError):
-        raise RouterError(
-            f"NGINX says {text!r} of its split, canary, percent and stable were wanted; is the stack up?"
-        ) from None
+        if fingerprint(split) == text:
+            return split
+    raise RouterError(
+        f"NGINX says {text!r} of its split, canary, percent and stable were wanted; is the stack up?"
+    )

@@ -20,10 +20,10 @@ MOST_WAITING = 16
 class Place:
     """How one NGINX differs from another, whatever the split."""
 
-    listen: str
-    """Where viewers ask it, as NGINX writes it."""
+    listens: tuple[str, ...]
+    """Where it listens, as NGINX writes it; viewers ask the first."""
     itself: str
-    """host:port where it reaches itself."""
+    """Where it reaches itself and no other NGINX, as NGINX writes it before a path."""
     failures: str
     """File that answers which failed are noted in."""
     resolver: str = ""
@@ -59,7 +59,7 @@ def render(split: Split, place: Place) -> Configuration:
     extra = split.canary_percent == 0
     rate = place.max_requests_per_s
     values = {
-        "listen": place.listen,
+        "listen": "\n    ".join(f"listen {where};" for where in place.listens),
         "itself": place.itself,
         "failures": place.failures,
         "resolver": f"resolver {place.resolver} valid=1s ipv6=off;" if place.resolver else "",
@@ -71,6 +71,7 @@ def render(split: Split, place: Place) -> Configuration:
         "stable_servers": _servers(place, split.stable) + _servers(place, canary, backup=not extra),
         "canary_servers": _servers(place, canary) + _servers(place, split.stable, backup=bool(canary)),
         "shadow_servers": _servers(place, shadow, f" max_conns={MOST_WAITING}"),
+        "somebody": split.stable[0],
         "canary_percent": split.canary_percent,
         "fingerprint": fingerprint(split),
     }

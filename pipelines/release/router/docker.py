@@ -1,7 +1,7 @@
-"""The NGINX of the compose stack: told through Docker to read a file in a volume that it shares with us."""
+"""Both NGINX of the compose stack: told through Docker to read a file in a volume that they share with us."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -17,10 +17,12 @@ from pipelines.release.router import Split
 from pipelines.release.router.configuration import Configuration, Place, render
 from pipelines.release.router.nginx import Nginx
 
-SERVICE = "nginx"
+SERVICES = ("nginx", "nginx-spare")
+"""Two that answer on one port, so that viewers meet the other when one is killed."""
 _PLACE = Place(
-    listen="8082",
-    itself="127.0.0.1:8082",
+    listens=("8082", "unix:/tmp/itself.sock"),
+    # At the port either of them would answer.
+    itself="unix:/tmp/itself.sock:",
     failures="/dev/stdout",
     # Docker's own, in every network of a compose project.
     resolver="127.0.0.11",
@@ -29,23 +31,23 @@ _NOT_RUNNING = (404, 409)
 
 
 class DockerNginx(Nginx):
-    """The container of the compose service ``nginx``, which includes ``split.conf`` from a volume."""
+    """The containers of the compose services `SERVICES`, which include ``split.conf`` from a volume."""
 
     def __init__(
         self,
         docker: Callable[[], APIClient],
         nginx_dir: Path,
         *,
-        status_at: str,
+        status_at: Sequence[str],
         project: str,
         max_requests_per_s: int = 0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """Steer the NGINX of ``project``, whose volume is our ``nginx_dir``; ``docker`` makes the client."""
-        log = f"`docker compose logs {SERVICE}`"
+        """Steer both NGINX of ``project``, whose volume is our ``nginx_dir``; ``docker`` makes the client."""
+        log = f"`docker compose logs {' '.join(SERVICES)}`"
         super().__init__(nginx_dir / "split.conf", status_at=status_at, log=log, transport=transport)
         self._connect = docker
-        self._labels = [f"com.docker.compose.project={project}", f"com.docker.compose.service={SERVICE}"]
+        self._labels = [f"com.docker.compose.project={project}"]
         self._place = replace(_PLACE, max_requests_per_s=max_requests_per_s)
         self._told_at_s = 0.0
 
@@ -72,7 +74,8 @@ class DockerNginx(Nginx):
 
     def _running(self) -> list[str]:
         with self._translated("find"):
-            return [found["Id"] for found in self._docker.containers(filters={"label": self._labels})]
+            found = self._docker.containers(filters={"label": self._labels})
+        return [each["Id"] for each in found if each["Labels"].get("com.docker.compose.service") in SERVICES]
 
     def _told(self, container: str) -> bool:
         with self._translated("reload"):

@@ -50,7 +50,7 @@ class LocalNginx(Nginx):
 
     def __init__(self, binary: Path, nginx_dir: Path, *, listen: str, max_requests_per_s: int = 0) -> None:
         """Steer ``binary`` with its files under ``nginx_dir``, listening on ``listen`` (host:port)."""
-        super().__init__(nginx_dir / "nginx.conf", status_at=listen, log=str(nginx_dir / "error.log"))
+        super().__init__(nginx_dir / "nginx.conf", status_at=(listen,), log=str(nginx_dir / "error.log"))
         self._binary = binary
         self._dir = nginx_dir
         self._listen = listen
@@ -79,7 +79,7 @@ class LocalNginx(Nginx):
 
     def _render(self, split: Split) -> Configuration:
         place = Place(
-            listen=self._listen,
+            listens=(self._listen,),
             itself=self._listen,
             failures=str(self._dir / "failures.log"),
             max_requests_per_s=self._max_requests_per_s,

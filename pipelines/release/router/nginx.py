@@ -2,6 +2,8 @@
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -18,12 +20,12 @@ _OLD_WORKERS_S = 0.2
 
 
 class Nginx(ABC):
-    """An NGINX that reads a file of ours and tells at ``status_at`` (host:port) what it follows."""
+    """What reads a file of ours and tells at ``status_at`` (host:port) what it follows: one NGINX or more."""
 
     def __init__(
-        self, file: Path, *, status_at: str, log: str, transport: httpx.BaseTransport | None = None
+        self, file: Path, *, status_at: Sequence[str], log: str, transport: httpx.BaseTransport | None = None
     ) -> None:
-        """Do nothing yet; ``log`` is where a person finds what NGINX says."""
+        """Do nothing yet; ``status_at`` has an address for each, ``log`` is where a person finds theirs."""
         self._file = file
         self._status_at = status_at
         self._log = log
@@ -32,7 +34,7 @@ class Nginx(ABC):
     def apply(self, split: Split) -> None:
         """Write, reload if running, read back; nothing at all when ``split`` is followed already."""
         wanted, before = self._render(split), self._on_disk()
-        if before == wanted.text and self._asked()[1] == wanted.digest:
+        if before == wanted.text and _digests(self._asked()) == {wanted.digest}:
             return
         self._write(wanted.text)
         try:
@@ -44,8 +46,8 @@ class Nginx(ABC):
             raise
 
     def current(self) -> str:
-        """Ask NGINX which split it follows."""
-        return self._asked()[0]
+        """Ask NGINX which split it follows; two that follow different ones are both told of."""
+        return _texts(self._asked())
 
     @abstractmethod
     def _render(self, split: Split) -> Configuration:
@@ -53,7 +55,7 @@ class Nginx(ABC):
 
     @abstractmethod
     def _reload(self) -> bool:
-        """Have NGINX read its file anew; False: none runs, and the next one to start reads it anyway."""
+        """Have all that run read their file anew; False: none does, and the next to start reads it anyway."""
 
     @abstractmethod
     def _check(self, candidate: Path) -> None:
@@ -79,6 +81,9 @@ class Nginx(ABC):
             self._file.unlink()
         else:
             self._write(before)
+            # One of two may have taken what the other did not.
+            with suppress(RouterError):
+                self._reload()
 
     @cached_property
     def _client(self) -> httpx.Client:
@@ -86,29 +91,45 @@ class Nginx(ABC):
         headers = {"Connection": "close"}
         return httpx.Client(transport=self._transport, timeout=2.0, headers=headers, trust_env=False)
 
-    def _asked(self) -> tuple[str, str]:
-        """Return the split in force and the configuration's digest; empty: NGINX does not answer."""
-        try:
-            response = self._client.get(f"http://{self._status_at}/split").raise_for_status()
-        except httpx.HTTPError:
-            return "", ""
-        return response.text.strip(), response.headers.get("X-Marquee-Configuration", "")
+    def _asked(self) -> list[tuple[str, str]]:
+        """Return the split in force and the configuration's digest of each that runs; empty: it says none."""
+        answers = []
+        for address in self._status_at:
+            try:
+                response = self._client.get(f"http://{address}/split").raise_for_status()
+            except httpx.ConnectError:
+                # Nobody listens: who is dead reads the file when it starts.
+                continue
+            except httpx.HTTPError:
+                answers.append(("", ""))
+            else:
+                answers.append((response.text.strip(), response.headers.get("X-Marquee-Configuration", "")))
+        return answers
 
     def _wait_for(self, split: Split, wanted: Configuration) -> None:
         deadline = time.monotonic() + _TAKE_EFFECT_S
         followed_since = None
         while followed_since is None or time.monotonic() < followed_since + _OLD_WORKERS_S:
-            said, digest = self._asked()
-            if digest == wanted.digest:
+            answers = self._asked()
+            if _digests(answers) == {wanted.digest}:
                 followed_since = followed_since or time.monotonic()
             else:
                 followed_since = None
                 if refusal := self._refusal():
                     raise RouterError(f"NGINX refused {self._file}: {refusal}; the split is unchanged")
                 if time.monotonic() > deadline:
+                    said = _texts(answers) or "nothing"
                     raise RouterError(
-                        f"NGINX at {self._status_at} still follows {said or 'nothing'!r} "
+                        f"NGINX at {', '.join(self._status_at)} still follows {said!r} "
                         f"{_TAKE_EFFECT_S:.0f} s after the reload; {fingerprint(split)!r} was wanted; "
                         f"see {self._log}"
                     )
             time.sleep(_LOOK_EVERY_S)
+
+
+def _texts(answers: Sequence[tuple[str, str]]) -> str:
+    return " / ".join(sorted({text for text, _ in answers}))
+
+
+def _digests(answers: Sequence[tuple[str, str]]) -> set[str]:
+    return {digest for _, digest in answers}

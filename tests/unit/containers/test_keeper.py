@@ -11,7 +11,17 @@ DIED = "2026-03-02T09:59:50.250000000Z"
 DIED_S = NOW_S - 9.75
 
 
-def container(service="mysql", *, died=DIED, exit_code=137, policy="always", status="exited", name=None):
+def container(
+    service="mysql",
+    *,
+    died=DIED,
+    exit_code=137,
+    policy="always",
+    status="exited",
+    name=None,
+    error="",
+    network="x",
+):
     """What `docker inspect` says of a container that was killed ten seconds ago, after an hour."""
     return {
         "Id": f"id-{service}",
@@ -19,10 +29,14 @@ def container(service="mysql", *, died=DIED, exit_code=137, policy="always", sta
         "State": {
             "Status": status,
             "ExitCode": exit_code,
+            "Error": error,
             "StartedAt": "2026-03-02T08:59:50Z",
             "FinishedAt": died,
         },
-        "HostConfig": {"RestartPolicy": {"Name": policy, "MaximumRetryCount": 0}},
+        "HostConfig": {
+            "RestartPolicy": {"Name": policy, "MaximumRetryCount": 0},
+            "NetworkMode": network,
+        },
         "Config": {"Labels": {"com.docker.compose.service": service}},
     }
 
@@ -97,6 +111,26 @@ def test_the_oldest_death_comes_first():
     assert list(names([younger, container()], told)) == ["marquee-mysql-1", "marquee-kafka-1"]
 
 
+@pytest.mark.parametrize("exit_code", [0, 137, 255])
+@pytest.mark.parametrize("told", [(), ("die",), ("die", "stop")])
+def test_who_could_not_start_without_another_is_to_be_started_however_it_ended(exit_code, told):
+    early = container("nginx", exit_code=exit_code, error="cannot join network", network="container:id-door")
+    (one,) = killed([early], events(*told, service="nginx"), now_s=NOW_S)
+    assert (one.service, one.lives_in, one.why_not) == ("nginx", "id-door", "")
+
+
+@pytest.mark.parametrize("other", [{"error": ""}, {"network": "marquee"}, {"policy": "no"}])
+def test_who_was_stopped_or_failed_by_itself_is_not(other):
+    kind = {"exit_code": 0, "error": "cannot join network", "network": "container:id-door"} | other
+    assert killed([container("nginx", **kind)], events("die", service="nginx"), now_s=NOW_S) == []
+
+
+def test_who_lives_in_another_comes_after_it():
+    nginx = container("nginx", died="2026-03-02T09:59:49Z", network="container:id-mysql")
+    told = [*events("die", service="nginx"), *events("die")]
+    assert list(names([nginx, container()], told)) == ["marquee-mysql-1", "marquee-nginx-1"]
+
+
 # --- one that is killed again and again --------------------------------------------------------------
 
 
@@ -110,7 +144,9 @@ class Docker:
         self.died_s = clock.now_s
 
     def containers(self, **_):
-        return [{"Id": "id-mysql"}]
+        return [
+            {"Id": "id-mysql", "Status": "Exited (137) 9 seconds ago", "HostConfig": {"NetworkMode": "x"}}
+        ]
 
     def inspect_container(self, container_id):
         at = (datetime.fromtimestamp(s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") for s in self._lifetime())

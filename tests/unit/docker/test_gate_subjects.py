@@ -50,9 +50,11 @@ TASK_LABEL = {TASK: "train"}
         ("DELETE /containers/x", {"force": "True", "link": "False"}, {"service": "canary"}),
         ("POST /containers/x/rename", {"name": "shop-canary-1-next"}, {"service": "canary"}),
         ("POST /containers/x/kill", {"signal": "HUP"}, {"service": "nginx"}),
+        ("POST /containers/x/kill", {"signal": "HUP"}, {"service": "nginx-spare"}),
         ("POST /containers/x/start", {}, {"service": "mysql"}),
         ("GET /containers/x/json", {}, {"service": "mysql"}),
         ("GET /containers/x/logs", {"since": "0"}, {"service": "nginx"}),
+        ("GET /containers/x/logs", {"since": "0"}, {"service": "nginx-spare"}),
     ],
 )
 def test_calls_of_the_deployer_are_let_through(call, query, kind):
@@ -77,6 +79,8 @@ def test_calls_of_the_deployer_are_let_through(call, query, kind):
         ("POST /containers/x/rename", {"name": "shop-train-1"}, {"service": None, **TASK_LABEL}),
         ("POST /containers/x/kill", {"signal": "KILL"}, {"service": "nginx"}),
         ("POST /containers/x/kill", {}, {"service": "nginx"}),
+        ("POST /containers/x/kill", {"signal": "KILL"}, {"service": "nginx-spare"}),
+        ("POST /containers/x/kill", {"signal": "HUP"}, {"service": "door"}),
         ("POST /containers/x/kill", {"signal": "HUP"}, {"service": "kafka"}),
     ],
 )

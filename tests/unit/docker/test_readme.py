@@ -8,6 +8,7 @@ import pytest
 import yaml
 from gate import policy as gate
 
+from pipelines.release.router.docker import SERVICES as SERVICES_OF_NGINX
 from pipelines.settings import PROJECT_DIR, Settings
 
 DOCKER = PROJECT_DIR / "docker"
@@ -69,7 +70,7 @@ def test_root_runs_nothing_that_viewers_reach():
 
 def test_every_published_port_is_told_and_bound_to_loopback():
     published = {(name, port) for name, each in SERVICES.items() for port in each.get("ports", [])}
-    assert {name for name, _ in published} == {"nginx", "airflow-apiserver"}
+    assert {name for name, _ in published} == {"door", "airflow-apiserver"}
     assert all(port.startswith("${MARQUEE_BIND:-127.0.0.1}:") for _, port in published)
     told = {(quoted(cells[1]).pop(), cells[0]) for cells in rows("Ports") if "MARQUEE_" in cells[0]}
     settings = {(name, re.findall(r"\{(MARQUEE_\w+_PORT):-(\d+)", port)[0]) for name, port in published}
@@ -109,7 +110,7 @@ def test_only_the_gate_has_the_socket_and_only_who_deploys_reaches_it():
 
 def test_the_gate_knows_the_stack():
     assert set(gate.REPLICAS) < set(SERVICES)
-    assert set(gate.DOORS) < set(SERVICES)
+    assert set(gate.NGINX) < set(SERVICES)
     assert set(gate.VOLUMES) < set(COMPOSE["volumes"])
     assert set(gate.NETWORKS) < set(COMPOSE["networks"])
     placeholder = {SERVICES[replica]["image"] for replica in gate.REPLICAS}
@@ -119,9 +120,20 @@ def test_the_gate_knows_the_stack():
 
 def test_no_service_is_privileged_or_shares_what_is_the_hosts():
     for name, each in SERVICES.items():
-        shared = {"privileged", "pid", "ipc", "cap_add", "devices", "userns_mode", "uts"} & set(each)
+        shared = {"privileged", "ipc", "cap_add", "devices", "userns_mode", "uts"} & set(each)
         assert not shared, name
-        assert each.get("network_mode", "none") == "none", name
+        both = {each.get("network_mode", "none"), each.get("pid", "none")}
+        assert both == ({"service:door"} if name in SERVICES_OF_NGINX else {"none"}), name
+
+
+def test_both_nginx_are_found_where_their_deployer_and_their_gate_look():
+    assert gate.NGINX == SERVICES_OF_NGINX
+    addresses = COMPOSE["x-settings"]["MARQUEE_NGINX_STATUS_AT"].split(",")
+    assert [address.partition(":")[0] for address in addresses] == list(SERVICES_OF_NGINX)
+    assert SERVICES["door"]["networks"]["marquee"] == {"aliases": list(SERVICES_OF_NGINX)}
+    asked = [part.partition("=")[2] for part in SERVICES["nginx-exporter"]["command"]]
+    assert asked == [f"http://{address}/stub_status" for address in addresses]
+    assert f"http://127.0.0.1:{addresses[1].partition(':')[2]}/healthz" in str(SERVICES["nginx-spare"])
 
 
 ONE_MACHINE = {

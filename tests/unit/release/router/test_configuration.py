@@ -9,7 +9,7 @@ from pipelines.release.router.configuration import Place, render
 STABLE = ("127.0.0.1:8091", "127.0.0.1:8092")
 CANARY = "127.0.0.1:8093"
 SHADOW = "127.0.0.1:8095"
-PLACE = Place(listen="127.0.0.1:8082", itself="127.0.0.1:8082", failures="failures.log")
+PLACE = Place(listens=("127.0.0.1:8082",), itself="127.0.0.1:8082", failures="failures.log")
 
 
 def rendered(split: Split, **place) -> str:
