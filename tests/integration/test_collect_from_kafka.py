@@ -84,9 +84,9 @@ def clock_off_by(jump: timedelta) -> type[datetime]:
     return Clock
 
 
-# 20 MB, where one answer of the broker carries 8: most of it is still there when it stops after a batch.
-LONG_LINES = 20_000
-LONG_MOVIE = "x" * 1_000 + "+1995"
+# Some 20 MB, where one answer of the broker carries 8: most of it is still there when it stops after a batch.
+LONG_LINES = 80_000
+LONG_MOVIE = "x" * 250 + "+1995"
 
 
 def numbers(out: Path) -> list[int]:
